@@ -1,0 +1,3 @@
+//! The `homegrown` command.
+
+fn main() {}

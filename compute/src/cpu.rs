@@ -1,0 +1,18 @@
+//! The CPU as a device: its threads, its instruction set, and the kernels.
+
+use crate::{Isa, Pool};
+
+/// A CPU to compute on: a thread pool and an instruction set.
+pub struct Cpu {
+    /// The threads.
+    pub pool: Pool,
+    /// The instruction set that kernels are dispatched to.
+    pub isa: Isa,
+}
+
+impl Cpu {
+    /// `threads` threads and the best instruction set of this machine (or `HOMEGROWN_ISA`).
+    pub fn new(threads: usize) -> Cpu {
+        Cpu { pool: Pool::new(threads), isa: Isa::detect() }
+    }
+}

@@ -1,0 +1,245 @@
+//! The thread pool: splits work by output, spins briefly, then sleeps.
+//!
+//! [`Pool::run`] hands out task numbers; which thread runs a task never matters to its result,
+//! because a task's outputs depend on its number alone. Numbers are claimed one at a time, so a
+//! thread that the system took away delays only the task it holds.
+#![allow(unsafe_code)]
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long an idle worker watches for the next job before it sleeps.
+const SPIN: Duration = Duration::from_micros(60);
+
+/// A fixed set of threads that run the tasks of one job at a time.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    /// Held while a job runs; whoever finds it taken runs its tasks alone.
+    running: Mutex<()>,
+}
+
+struct Shared {
+    /// Twice the job's number, plus one while it is open.
+    state: AtomicU64,
+    /// The job, valid while it is open or anyone is inside.
+    job: Mutex<Option<Job>>,
+    next: AtomicUsize,
+    /// Workers that may be looking at the job.
+    inside: AtomicUsize,
+    sleepers: AtomicUsize,
+    sleep: Mutex<()>,
+    wake: Condvar,
+    stop: AtomicBool,
+}
+
+#[derive(Clone, Copy)]
+struct Job {
+    task: *const (dyn Fn(usize) + Sync),
+    tasks: usize,
+}
+// SAFETY: the closure behind the pointer is Sync, and outlives the job (see Pool::run).
+unsafe impl Send for Job {}
+
+impl Pool {
+    /// A pool of `threads >= 1`, the caller of [`Pool::run`] being one of them.
+    pub fn new(threads: usize) -> Pool {
+        let shared = Arc::new(Shared {
+            state: AtomicU64::new(0),
+            job: Mutex::new(None),
+            next: AtomicUsize::new(0),
+            inside: AtomicUsize::new(0),
+            sleepers: AtomicUsize::new(0),
+            sleep: Mutex::new(()),
+            wake: Condvar::new(),
+            stop: AtomicBool::new(false),
+        });
+        let workers = (1..threads)
+            .map(|_| {
+                let shared = shared.clone();
+                std::thread::spawn(move || shared.work())
+            })
+            .collect();
+        Pool { shared, workers, running: Mutex::new(()) }
+    }
+
+    /// Threads that may run tasks, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Runs `task(0) … task(tasks - 1)`, each exactly once, and returns when all are done.
+    ///
+    /// Called from within a task, or while another thread's job runs, it does the work alone.
+    /// A panic in a task is passed on after the other tasks have ended.
+    pub fn run(&self, tasks: usize, task: impl Fn(usize) + Sync) {
+        let alone = tasks <= 1 || self.workers.is_empty();
+        let guard = if alone { None } else { self.running.try_lock().ok() };
+        if guard.is_none() {
+            (0..tasks).for_each(task);
+            return;
+        }
+        let failure = Mutex::new(None);
+        let guarded = |i| {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| task(i))) {
+                *failure.lock().unwrap_or_else(|e| e.into_inner()) = Some(panic);
+            }
+        };
+        let reference: &(dyn Fn(usize) + Sync) = &guarded;
+        // SAFETY: only the lifetime is erased. Workers look at the job between entering (counted
+        // in `inside`, then seeing it open) and leaving; this call closes it and waits until
+        // nobody is inside before `guarded` goes.
+        let pointer = unsafe {
+            std::mem::transmute::<&(dyn Fn(usize) + Sync), *const (dyn Fn(usize) + Sync)>(reference)
+        };
+        let s = &*self.shared;
+        *s.job.lock().unwrap_or_else(|e| e.into_inner()) = Some(Job { task: pointer, tasks });
+        s.next.store(0, SeqCst);
+        s.state.fetch_add(1, SeqCst); // open
+        if s.sleepers.load(SeqCst) > 0 {
+            drop(s.sleep.lock().unwrap_or_else(|e| e.into_inner()));
+            s.wake.notify_all();
+        }
+        loop {
+            let i = s.next.fetch_add(1, SeqCst);
+            if i >= tasks {
+                break;
+            }
+            guarded(i);
+        }
+        s.state.fetch_add(1, SeqCst); // closed
+        let mut spins = 0u32;
+        while s.inside.load(SeqCst) > 0 {
+            spins += 1;
+            if spins.is_multiple_of(1024) {
+                std::thread::yield_now()
+            } else {
+                std::hint::spin_loop()
+            }
+        }
+        drop(guard);
+        if let Some(panic) = failure.into_inner().unwrap_or_else(|e| e.into_inner()) {
+            resume_unwind(panic);
+        }
+    }
+
+    /// Runs `task(i, range)` over `0..len` cut into at most `threads * 4` ranges whose lengths are
+    /// multiples of `grain`.
+    pub fn split(&self, len: usize, grain: usize, task: impl Fn(std::ops::Range<usize>) + Sync) {
+        let grains = len.div_ceil(grain.max(1));
+        let each = grains.div_ceil(self.threads() * 4).max(1) * grain.max(1);
+        self.run(len.div_ceil(each), |i| task(i * each..((i + 1) * each).min(len)));
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, SeqCst);
+        drop(self.shared.sleep.lock().unwrap_or_else(|e| e.into_inner()));
+        self.shared.wake.notify_all();
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Shared {
+    fn work(&self) {
+        let mut seen = 0;
+        loop {
+            let Some(state) = self.wait_for_job(seen) else { return };
+            seen = state;
+            self.inside.fetch_add(1, SeqCst);
+            if self.state.load(SeqCst) == state {
+                let job = *self.job.lock().unwrap_or_else(|e| e.into_inner());
+                if let Some(job) = job {
+                    loop {
+                        let i = self.next.fetch_add(1, SeqCst);
+                        if i >= job.tasks {
+                            break;
+                        }
+                        // SAFETY: the job was open after we were counted inside, so its closure
+                        // lives until we leave.
+                        unsafe { (*job.task)(i) };
+                    }
+                }
+            }
+            self.inside.fetch_sub(1, SeqCst);
+        }
+    }
+
+    /// The state of an open job other than `seen`; `None` to stop.
+    fn wait_for_job(&self, seen: u64) -> Option<u64> {
+        let open = || {
+            let state = self.state.load(SeqCst);
+            (state % 2 == 1 && state != seen).then_some(state)
+        };
+        loop {
+            let start = Instant::now();
+            while start.elapsed() < SPIN {
+                for _ in 0..64 {
+                    if let Some(state) = open() {
+                        return Some(state);
+                    }
+                    std::hint::spin_loop();
+                }
+                if self.stop.load(SeqCst) {
+                    return None;
+                }
+            }
+            let mut lock = self.sleep.lock().unwrap_or_else(|e| e.into_inner());
+            self.sleepers.fetch_add(1, SeqCst);
+            while open().is_none() && !self.stop.load(SeqCst) {
+                lock = self.wake.wait(lock).unwrap_or_else(|e| e.into_inner());
+            }
+            self.sleepers.fetch_sub(1, SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_runs_once_and_nesting_works() {
+        for threads in [1, 2, 3, 8] {
+            let pool = Pool::new(threads);
+            for tasks in [0, 1, 2, 7, 1000] {
+                let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(tasks, |i| {
+                    pool.run(3, |_| {
+                        counts[i].fetch_add(1, SeqCst);
+                    });
+                });
+                assert!(counts.iter().all(|c| c.load(SeqCst) == 3));
+            }
+        }
+    }
+
+    #[test]
+    fn split_covers_the_range() {
+        let pool = Pool::new(2);
+        let sum = AtomicUsize::new(0);
+        pool.split(1003, 16, |r| {
+            assert_eq!(r.start % 16, 0);
+            sum.fetch_add(r.sum::<usize>(), SeqCst);
+        });
+        assert_eq!(sum.load(SeqCst), 1003 * 1002 / 2);
+    }
+
+    #[test]
+    fn a_panic_is_passed_on_and_the_pool_lives() {
+        let pool = Pool::new(2);
+        let result = catch_unwind(AssertUnwindSafe(|| pool.run(10, |i| assert!(i != 5, "five"))));
+        assert!(result.is_err());
+        let n = AtomicUsize::new(0);
+        pool.run(10, |_| {
+            n.fetch_add(1, SeqCst);
+        });
+        assert_eq!(n.load(SeqCst), 10);
+    }
+}

@@ -1,0 +1,700 @@
+//! Sixteen f32 lanes, on every instruction set.
+//!
+//! A kernel is written once over [`Simd`] and compiled for each instruction set by
+//! [`dispatch!`](crate::dispatch). Every operation here is exactly rounded (add, multiply, fused
+//! multiply-add, divide, square root, conversions) or exact, so a kernel gives the same bits on
+//! all of them. The one exception is [`Simd::dot_bf16`], which the hardware rounds in its own way.
+//!
+//! This module and the kernels built on it are the only places with vector intrinsics.
+#![allow(unsafe_code)]
+
+use std::sync::OnceLock;
+
+/// What the running CPU can do, best last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// Plain Rust, any CPU.
+    Portable,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-512 F, BW, DQ, VL.
+    Avx512,
+    /// AVX-512 with BF16 products.
+    Avx512Bf16,
+}
+
+impl Isa {
+    /// Every instruction set, worst first.
+    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
+
+    /// The name that `HOMEGROWN_ISA` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Avx512Bf16 => "avx512bf16",
+        }
+    }
+
+    /// Whether this CPU can run it.
+    pub fn available(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            let avx512 =
+                || has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
+            match self {
+                Isa::Portable => true,
+                Isa::Avx2 => has!("avx2") && has!("fma"),
+                Isa::Avx512 => avx512() && Isa::Avx2.available(),
+                Isa::Avx512Bf16 => avx512() && has!("avx512bf16") && Isa::Avx2.available(),
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            self == Isa::Portable
+        }
+    }
+
+    /// The best one available, or what the environment variable `HOMEGROWN_ISA` names.
+    ///
+    /// # Panics
+    /// If `HOMEGROWN_ISA` names none that this CPU has: it is a switch for tests, and a silent
+    /// fallback would test the wrong thing.
+    pub fn detect() -> Isa {
+        static ISA: OnceLock<Isa> = OnceLock::new();
+        *ISA.get_or_init(|| match std::env::var("HOMEGROWN_ISA") {
+            Ok(name) => Isa::ALL
+                .into_iter()
+                .find(|isa| isa.name() == name && isa.available())
+                .unwrap_or_else(|| {
+                    let have: Vec<_> =
+                        Isa::ALL.into_iter().filter(|i| i.available()).map(Isa::name).collect();
+                    panic!("HOMEGROWN_ISA={name}: this CPU has {}", have.join(", "))
+                }),
+            Err(_) => Isa::ALL.into_iter().rev().find(|i| i.available()).unwrap_or(Isa::Portable),
+        })
+    }
+}
+
+/// Lanes of a vector: 16 on every path, so that reductions have one order.
+pub const LANES: usize = 16;
+
+/// Sixteen f32 lanes.
+///
+/// # Safety
+/// Every method may only be called on a CPU that has the instruction set (which
+/// [`dispatch!`](crate::dispatch) makes sure of); those that take pointers read or write exactly
+/// the documented elements, which must be valid.
+pub unsafe trait Simd: Copy {
+    /// Sixteen f32.
+    type F: Copy;
+    /// Lanes set where a comparison held.
+    type Mask: Copy;
+    /// Rows of an accumulator tile one vector wide times [`Self::TILE_VECTORS`] that fit the
+    /// registers.
+    const TILE_ROWS: usize;
+    /// Vectors (of 16 lanes) in a row of an accumulator tile.
+    const TILE_VECTORS: usize;
+
+    /// All lanes `x`.
+    unsafe fn splat(x: f32) -> Self::F;
+    /// Reads 16 f32, unaligned.
+    unsafe fn load(p: *const f32) -> Self::F;
+    /// Reads `n <= 16` f32; the other lanes are 0.
+    unsafe fn load_n(p: *const f32, n: usize) -> Self::F;
+    /// Writes 16 f32, unaligned.
+    unsafe fn store(p: *mut f32, v: Self::F);
+    /// Writes the first `n <= 16` lanes.
+    unsafe fn store_n(p: *mut f32, v: Self::F, n: usize);
+    /// `a + b`
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    /// `a - b`
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b`
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    /// `a / b`
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once.
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// Square root.
+    unsafe fn sqrt(a: Self::F) -> Self::F;
+    /// The larger; `b` where either is NaN (as `vmaxps`).
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    /// The smaller; `b` where either is NaN (as `vminps`).
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
+    /// Nearest integer, ties to even.
+    unsafe fn round(a: Self::F) -> Self::F;
+    /// `a * 2^n` for integer-valued `n` with `-126 <= n <= 127`.
+    unsafe fn scale2(a: Self::F, n: Self::F) -> Self::F;
+    /// `a < b`; false for NaN.
+    unsafe fn lt(a: Self::F, b: Self::F) -> Self::Mask;
+    /// Lane by lane `if m { a } else { b }`.
+    unsafe fn select(m: Self::Mask, a: Self::F, b: Self::F) -> Self::F;
+    /// Reads 16 bf16 and widens.
+    unsafe fn load_bf16(p: *const u16) -> Self::F;
+    /// Rounds to bf16 (nearest, ties to even; NaN stays NaN) and writes 16.
+    unsafe fn store_bf16(p: *mut u16, v: Self::F);
+    /// Reads one pair of bf16 into all lanes (as 32 bits a lane, for [`Self::dot_bf16`]).
+    unsafe fn splat_pair(p: *const u16) -> Self::F;
+    /// Per lane, over pairs of bf16: `acc + a.0 * b.0 + a.1 * b.1` in the hardware's rounding
+    /// (elsewhere two fused multiply-adds, even element first).
+    unsafe fn dot_bf16(acc: Self::F, a: Self::F, b: Self::F) -> Self::F;
+
+    /// The lanes as an array.
+    #[inline(always)]
+    unsafe fn to_array(v: Self::F) -> [f32; LANES] {
+        let mut out = [0.0; LANES];
+        // SAFETY: the array holds 16 f32; the instruction set is the caller's promise.
+        unsafe { Self::store(out.as_mut_ptr(), v) };
+        out
+    }
+    /// Sum of the lanes in a fixed tree: halves are added (8, 4, 2, 1).
+    #[inline(always)]
+    unsafe fn sum(v: Self::F) -> f32 {
+        // SAFETY: as for to_array.
+        let mut a = unsafe { Self::to_array(v) };
+        let mut n = LANES / 2;
+        while n > 0 {
+            for i in 0..n {
+                a[i] += a[i + n];
+            }
+            n /= 2;
+        }
+        a[0]
+    }
+    /// Largest lane.
+    #[inline(always)]
+    unsafe fn max_lane(v: Self::F) -> f32 {
+        // SAFETY: as for to_array.
+        unsafe { Self::to_array(v) }.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+}
+
+/// Plain Rust.
+#[derive(Clone, Copy)]
+pub struct Portable;
+
+// SAFETY: plain Rust runs anywhere; pointers are the caller's promise.
+unsafe impl Simd for Portable {
+    type F = [f32; LANES];
+    type Mask = [bool; LANES];
+    const TILE_ROWS: usize = 4;
+    const TILE_VECTORS: usize = 1;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::F {
+        [x; LANES]
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self::F {
+        // SAFETY: the caller gives 16 readable f32.
+        unsafe { p.cast::<[f32; LANES]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn load_n(p: *const f32, n: usize) -> Self::F {
+        // SAFETY: the caller gives n readable f32.
+        std::array::from_fn(|i| if i < n { unsafe { *p.add(i) } } else { 0.0 })
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: Self::F) {
+        // SAFETY: the caller gives 16 writable f32.
+        unsafe { p.cast::<[f32; LANES]>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn store_n(p: *mut f32, v: Self::F, n: usize) {
+        for (i, x) in v.into_iter().enumerate().take(n) {
+            // SAFETY: the caller gives n writable f32.
+            unsafe { *p.add(i) = x }
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|i| a[i] / b[i])
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
+    unsafe fn sqrt(a: Self::F) -> Self::F {
+        a.map(f32::sqrt)
+    }
+    #[inline(always)]
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    unsafe fn round(a: Self::F) -> Self::F {
+        a.map(f32::round_ties_even)
+    }
+    #[inline(always)]
+    unsafe fn scale2(a: Self::F, n: Self::F) -> Self::F {
+        std::array::from_fn(|i| a[i] * f32::from_bits(((n[i] as i32 + 127) as u32) << 23))
+    }
+    #[inline(always)]
+    unsafe fn lt(a: Self::F, b: Self::F) -> Self::Mask {
+        std::array::from_fn(|i| a[i] < b[i])
+    }
+    #[inline(always)]
+    unsafe fn select(m: Self::Mask, a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|i| if m[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> Self::F {
+        // SAFETY: the caller gives 16 readable bf16.
+        std::array::from_fn(|i| f32::from_bits(u32::from(unsafe { *p.add(i) }) << 16))
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(p: *mut u16, v: Self::F) {
+        for (i, x) in v.into_iter().enumerate() {
+            // SAFETY: the caller gives 16 writable bf16.
+            unsafe { *p.add(i) = half::bf16::from_f32(x).to_bits() }
+        }
+    }
+    #[inline(always)]
+    unsafe fn splat_pair(p: *const u16) -> Self::F {
+        // SAFETY: the caller gives two readable bf16.
+        [f32::from_bits(unsafe { p.cast::<u32>().read_unaligned() }); LANES]
+    }
+    #[inline(always)]
+    unsafe fn dot_bf16(acc: Self::F, a: Self::F, b: Self::F) -> Self::F {
+        let low = |x: f32| f32::from_bits(x.to_bits() << 16);
+        let high = |x: f32| f32::from_bits(x.to_bits() & 0xffff_0000);
+        std::array::from_fn(|i| {
+            high(a[i]).mul_add(high(b[i]), low(a[i]).mul_add(low(b[i]), acc[i]))
+        })
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{LANES, Simd};
+    use std::arch::x86_64::*;
+
+    /// AVX2 and FMA: a vector is two halves.
+    #[derive(Clone, Copy)]
+    pub struct Avx2;
+
+    macro_rules! both {
+        ($f:ident, $($v:expr),+) => { both!(@ $f, ($($v),+)) };
+        (@ $f:ident, ($a:expr)) => { [$f($a[0]), $f($a[1])] };
+        (@ $f:ident, ($a:expr, $b:expr)) => { [$f($a[0], $b[0]), $f($a[1], $b[1])] };
+        (@ $f:ident, ($a:expr, $b:expr, $c:expr)) => {
+            [$f($a[0], $b[0], $c[0]), $f($a[1], $b[1], $c[1])]
+        };
+    }
+
+    // SAFETY (of every block here): AVX2 and FMA are the caller's promise, and so are pointers.
+    unsafe impl Simd for Avx2 {
+        type F = [__m256; 2];
+        type Mask = [__m256; 2];
+        const TILE_ROWS: usize = 6;
+        const TILE_VECTORS: usize = 1;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self::F {
+            // SAFETY: see the impl.
+            unsafe { [_mm256_set1_ps(x); 2] }
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self::F {
+            // SAFETY: see the impl.
+            unsafe { [_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))] }
+        }
+        #[inline(always)]
+        unsafe fn load_n(p: *const f32, n: usize) -> Self::F {
+            let mut a = [0.0f32; LANES];
+            // SAFETY: see the impl.
+            unsafe {
+                std::ptr::copy_nonoverlapping(p, a.as_mut_ptr(), n);
+                Self::load(a.as_ptr())
+            }
+        }
+        #[inline(always)]
+        unsafe fn store(p: *mut f32, v: Self::F) {
+            // SAFETY: see the impl.
+            unsafe {
+                _mm256_storeu_ps(p, v[0]);
+                _mm256_storeu_ps(p.add(8), v[1]);
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_n(p: *mut f32, v: Self::F, n: usize) {
+            let mut a = [0.0f32; LANES];
+            // SAFETY: see the impl.
+            unsafe {
+                Self::store(a.as_mut_ptr(), v);
+                std::ptr::copy_nonoverlapping(a.as_ptr(), p, n);
+            }
+        }
+        #[inline(always)]
+        unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+            // SAFETY: see the impl.
+            unsafe { both!(_mm256_add_ps, a, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(a: Self::F, b: Self::F) -> Self::F {
+            // SAFETY: see the impl.
+            unsafe { both!(_mm256_sub_ps, a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
+            // SAFETY: see the impl.
+            unsafe { both!(_mm256_mul_ps, a, b) }
+        }
+        #[inline(always)]
+        unsafe fn div(a: Self::F, b: Self::F) -> Self::F {
+            // SAFETY: see the impl.
+            unsafe { both!(_mm256_div_ps, a, b) }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+            // SAFETY: see the impl.
+            unsafe { both!(_mm256_fmadd_ps, a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn sqrt(a: Self::F) -> Self::F {
+            // SAFETY: see the impl.
+            unsafe { both!(_mm256_sqrt_ps, a) }
+        }
+        #[inline(always)]
+        unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
+            // SAFETY: see the impl.
+            unsafe { both!(_mm256_max_ps, a, b) }
+        }
+        #[inline(always)]
+        unsafe fn min(a: Self::F, b: Self::F) -> Self::F {
+            // SAFETY: see the impl.
+            unsafe { both!(_mm256_min_ps, a, b) }
+        }
+        #[inline(always)]
+        unsafe fn round(a: Self::F) -> Self::F {
+            const MODE: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+            // SAFETY: see the impl.
+            unsafe { [_mm256_round_ps::<MODE>(a[0]), _mm256_round_ps::<MODE>(a[1])] }
+        }
+        #[inline(always)]
+        unsafe fn scale2(a: Self::F, n: Self::F) -> Self::F {
+            // SAFETY: see the impl.
+            unsafe {
+                let power = |n: __m256| {
+                    let e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<23>(e))
+                };
+                [_mm256_mul_ps(a[0], power(n[0])), _mm256_mul_ps(a[1], power(n[1]))]
+            }
+        }
+        #[inline(always)]
+        unsafe fn lt(a: Self::F, b: Self::F) -> Self::Mask {
+            // SAFETY: see the impl.
+            unsafe {
+                [_mm256_cmp_ps::<_CMP_LT_OQ>(a[0], b[0]), _mm256_cmp_ps::<_CMP_LT_OQ>(a[1], b[1])]
+            }
+        }
+        #[inline(always)]
+        unsafe fn select(m: Self::Mask, a: Self::F, b: Self::F) -> Self::F {
+            // SAFETY: see the impl.
+            unsafe { both!(_mm256_blendv_ps, b, a, m) }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(p: *const u16) -> Self::F {
+            // SAFETY: see the impl.
+            unsafe {
+                let widen = |p: *const u16| {
+                    let x = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x))
+                };
+                [widen(p), widen(p.add(8))]
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_bf16(p: *mut u16, v: Self::F) {
+            // SAFETY: see the impl.
+            unsafe {
+                // Add half of the last kept place, less one when that place is even; a NaN is
+                // kept quiet instead.
+                let narrow = |v: __m256| {
+                    let x = _mm256_castps_si256(v);
+                    let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(x), _mm256_set1_epi32(1));
+                    let r = _mm256_add_epi32(x, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+                    let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+                    let quiet = _mm256_or_si256(x, _mm256_set1_epi32(0x0040_0000));
+                    _mm256_srli_epi32::<16>(_mm256_blendv_epi8(r, quiet, nan))
+                };
+                let packed = _mm256_packus_epi32(narrow(v[0]), narrow(v[1]));
+                _mm256_storeu_si256(p.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
+            }
+        }
+        #[inline(always)]
+        unsafe fn splat_pair(p: *const u16) -> Self::F {
+            // SAFETY: see the impl.
+            unsafe { Self::splat(p.cast::<f32>().read_unaligned()) }
+        }
+        #[inline(always)]
+        unsafe fn dot_bf16(acc: Self::F, a: Self::F, b: Self::F) -> Self::F {
+            // SAFETY: see the impl.
+            unsafe {
+                let low = |v: __m256| {
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(v)))
+                };
+                let high = |v: __m256| {
+                    _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32)))
+                };
+                let one = |acc, a, b| {
+                    _mm256_fmadd_ps(high(a), high(b), _mm256_fmadd_ps(low(a), low(b), acc))
+                };
+                [one(acc[0], a[0], b[0]), one(acc[1], a[1], b[1])]
+            }
+        }
+    }
+
+    macro_rules! avx512 {
+        ($(#[$doc:meta])* $name:ident, $dot:expr) => {
+            $(#[$doc])*
+            #[derive(Clone, Copy)]
+            pub struct $name;
+
+            // SAFETY (of every block here): the instruction set is the caller's promise, and so
+            // are pointers.
+            unsafe impl Simd for $name {
+                type F = __m512;
+                type Mask = __mmask16;
+                const TILE_ROWS: usize = 8;
+                const TILE_VECTORS: usize = 3;
+
+                #[inline(always)]
+                unsafe fn splat(x: f32) -> Self::F {
+                    // SAFETY: see the impl.
+                    unsafe { _mm512_set1_ps(x) }
+                }
+                #[inline(always)]
+                unsafe fn load(p: *const f32) -> Self::F {
+                    // SAFETY: see the impl.
+                    unsafe { _mm512_loadu_ps(p) }
+                }
+                #[inline(always)]
+                unsafe fn load_n(p: *const f32, n: usize) -> Self::F {
+                    // SAFETY: see the impl; masked lanes are not read.
+                    unsafe { _mm512_maskz_loadu_ps(first(n), p) }
+                }
+                #[inline(always)]
+                unsafe fn store(p: *mut f32, v: Self::F) {
+                    // SAFETY: see the impl.
+                    unsafe { _mm512_storeu_ps(p, v) }
+                }
+                #[inline(always)]
+                unsafe fn store_n(p: *mut f32, v: Self::F, n: usize) {
+                    // SAFETY: see the impl; masked lanes are not written.
+                    unsafe { _mm512_mask_storeu_ps(p, first(n), v) }
+                }
+                #[inline(always)]
+                unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+                    // SAFETY: see the impl.
+                    unsafe { _mm512_add_ps(a, b) }
+                }
+                #[inline(always)]
+                unsafe fn sub(a: Self::F, b: Self::F) -> Self::F {
+                    // SAFETY: see the impl.
+                    unsafe { _mm512_sub_ps(a, b) }
+                }
+                #[inline(always)]
+                unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
+                    // SAFETY: see the impl.
+                    unsafe { _mm512_mul_ps(a, b) }
+                }
+                #[inline(always)]
+                unsafe fn div(a: Self::F, b: Self::F) -> Self::F {
+                    // SAFETY: see the impl.
+                    unsafe { _mm512_div_ps(a, b) }
+                }
+                #[inline(always)]
+                unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+                    // SAFETY: see the impl.
+                    unsafe { _mm512_fmadd_ps(a, b, c) }
+                }
+                #[inline(always)]
+                unsafe fn sqrt(a: Self::F) -> Self::F {
+                    // SAFETY: see the impl.
+                    unsafe { _mm512_sqrt_ps(a) }
+                }
+                #[inline(always)]
+                unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
+                    // SAFETY: see the impl.
+                    unsafe { _mm512_max_ps(a, b) }
+                }
+                #[inline(always)]
+                unsafe fn min(a: Self::F, b: Self::F) -> Self::F {
+                    // SAFETY: see the impl.
+                    unsafe { _mm512_min_ps(a, b) }
+                }
+                #[inline(always)]
+                unsafe fn round(a: Self::F) -> Self::F {
+                    // SAFETY: see the impl.
+                    unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+                }
+                #[inline(always)]
+                unsafe fn scale2(a: Self::F, n: Self::F) -> Self::F {
+                    // Multiplies by the power, as elsewhere (vscalefps differs on denormals).
+                    // SAFETY: see the impl.
+                    unsafe {
+                        let e = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+                        _mm512_mul_ps(a, _mm512_castsi512_ps(_mm512_slli_epi32::<23>(e)))
+                    }
+                }
+                #[inline(always)]
+                unsafe fn lt(a: Self::F, b: Self::F) -> Self::Mask {
+                    // SAFETY: see the impl.
+                    unsafe { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b) }
+                }
+                #[inline(always)]
+                unsafe fn select(m: Self::Mask, a: Self::F, b: Self::F) -> Self::F {
+                    // SAFETY: see the impl.
+                    unsafe { _mm512_mask_blend_ps(m, b, a) }
+                }
+                #[inline(always)]
+                unsafe fn load_bf16(p: *const u16) -> Self::F {
+                    // SAFETY: see the impl.
+                    unsafe {
+                        let x = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+                        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x))
+                    }
+                }
+                #[inline(always)]
+                unsafe fn store_bf16(p: *mut u16, v: Self::F) {
+                    // SAFETY: see the impl.
+                    unsafe {
+                        let x = _mm512_castps_si512(v);
+                        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(x), _mm512_set1_epi32(1));
+                        let r = _mm512_add_epi32(x, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+                        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+                        let quiet = _mm512_or_si512(x, _mm512_set1_epi32(0x0040_0000));
+                        let kept = _mm512_mask_blend_epi32(nan, r, quiet);
+                        let narrow = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(kept));
+                        _mm256_storeu_si256(p.cast(), narrow);
+                    }
+                }
+                #[inline(always)]
+                unsafe fn splat_pair(p: *const u16) -> Self::F {
+                    // SAFETY: see the impl.
+                    unsafe { _mm512_set1_ps(p.cast::<f32>().read_unaligned()) }
+                }
+                #[inline(always)]
+                unsafe fn dot_bf16(acc: Self::F, a: Self::F, b: Self::F) -> Self::F {
+                    // SAFETY: see the impl.
+                    unsafe { $dot(acc, a, b) }
+                }
+            }
+        };
+    }
+
+    #[inline(always)]
+    fn first(n: usize) -> __mmask16 {
+        ((1u32 << n) - 1) as __mmask16
+    }
+
+    #[inline(always)]
+    unsafe fn dot_two_fmas(acc: __m512, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: AVX-512F is the caller's promise.
+        unsafe {
+            let mask = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+            let low = _mm512_fmadd_ps(
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(a)),
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(b)),
+                acc,
+            );
+            _mm512_fmadd_ps(
+                _mm512_castsi512_ps(_mm512_and_si512(a, mask)),
+                _mm512_castsi512_ps(_mm512_and_si512(b, mask)),
+                low,
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_hardware(acc: __m512, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: AVX-512 BF16 is the caller's promise; both types are 512 plain bits.
+        unsafe {
+            _mm512_dpbf16_ps(
+                acc,
+                std::mem::transmute::<__m512, __m512bh>(a),
+                std::mem::transmute::<__m512, __m512bh>(b),
+            )
+        }
+    }
+
+    avx512!(
+        /// AVX-512 F, BW, DQ, VL.
+        Avx512, dot_two_fmas);
+    avx512!(
+        /// AVX-512 with BF16 products.
+        Avx512Bf16, dot_hardware);
+}
+
+#[cfg(target_arch = "x86_64")]
+pub use x86::{Avx2, Avx512, Avx512Bf16};
+
+/// Calls a kernel compiled for an instruction set.
+///
+/// `dispatch!(isa, kernel(p: *mut f32 = pointer, n: usize = len) -> f32)`, where `kernel` is an
+/// `#[inline(always)] unsafe fn kernel<S: Simd>(p: *mut f32, n: usize) -> f32`. The kernel and
+/// whatever it calls must be `#[inline(always)]`, so that it is compiled for the instruction set.
+/// It panics if the CPU lacks `isa`; what else the kernel asks for is the caller's promise.
+#[macro_export]
+macro_rules! dispatch {
+    ($isa:expr, $kernel:ident ( $($arg:ident : $ty:ty = $value:expr),* $(,)? ) $(-> $ret:ty)?) => {{
+        let isa: $crate::simd::Isa = $isa;
+        assert!(isa.available(), "this CPU does not have {}", isa.name());
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+        #[allow(clippy::too_many_arguments)]
+        unsafe fn avx512bf16($($arg: $ty),*) $(-> $ret)? {
+            // SAFETY: the instruction set is enabled here; the rest is the caller's promise.
+            unsafe { $kernel::<$crate::simd::Avx512Bf16>($($arg),*) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+        #[allow(clippy::too_many_arguments)]
+        unsafe fn avx512($($arg: $ty),*) $(-> $ret)? {
+            // SAFETY: as above.
+            unsafe { $kernel::<$crate::simd::Avx512>($($arg),*) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma")]
+        #[allow(clippy::too_many_arguments)]
+        unsafe fn avx2($($arg: $ty),*) $(-> $ret)? {
+            // SAFETY: as above.
+            unsafe { $kernel::<$crate::simd::Avx2>($($arg),*) }
+        }
+        // SAFETY: the CPU has the instruction set (asserted); pointers are the caller's promise.
+        unsafe {
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Isa::Avx512Bf16 => avx512bf16($($value),*),
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Isa::Avx512 => avx512($($value),*),
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Isa::Avx2 => avx2($($value),*),
+                _ => $kernel::<$crate::simd::Portable>($($value),*),
+            }
+        }
+    }};
+}

@@ -1,0 +1,1 @@
+//! Documents to clean text to token shards; conversations; the microworld.

@@ -1,0 +1,1 @@
+//! Tasks, scores with intervals, compressors to compare with, and reports.

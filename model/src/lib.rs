@@ -1,0 +1,1 @@
+//! The transformer, its weights, tokenizer, chat template, KV cache, sampler and generator.

@@ -1,0 +1,1 @@
+//! Files that survive: atomic writes, content hashes, lineage, memory maps.

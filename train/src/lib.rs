@@ -1,0 +1,1 @@
+//! Pretraining and fine-tuning: optimizers, schedules, loops, checkpoints, metrics.
