@@ -1,1 +1,3 @@
 //! The transformer, its weights, tokenizer, chat template, KV cache, sampler and generator.
+
+pub mod message;
