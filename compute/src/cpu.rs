@@ -1,5 +1,13 @@
 //! The CPU as a device: its threads, its instruction set, and the kernels.
 
+pub mod embedding;
+pub mod gated;
+pub mod heads;
+pub mod norm;
+mod rows;
+pub mod softmax;
+pub mod update;
+
 use crate::{Isa, Pool};
 
 /// A CPU to compute on: a thread pool and an instruction set.
@@ -16,3 +24,6 @@ impl Cpu {
         Cpu { pool: Pool::new(threads), isa: Isa::detect() }
     }
 }
+
+#[cfg(test)]
+mod tests;

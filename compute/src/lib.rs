@@ -1,9 +1,12 @@
 //! Tensors, kernels and the tape: the arithmetic of language models, forward and backward.
 
+pub mod arena;
 pub mod cpu;
 pub mod math;
+pub mod parameters;
 pub mod pool;
 pub mod simd;
+pub mod tensor;
 
 pub use cpu::Cpu;
 pub use pool::Pool;

@@ -6,7 +6,7 @@
 //! all of them. The one exception is [`Simd::dot_bf16`], which the hardware rounds in its own way.
 //!
 //! This module and the kernels built on it are the only places with vector intrinsics.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, clippy::missing_safety_doc)] // safety is stated once, for the trait
 
 use std::sync::OnceLock;
 
@@ -172,6 +172,26 @@ pub unsafe trait Simd: Copy {
     }
 }
 
+/// Elements `i..i + 16` of `n`; lanes past the end are 0.
+///
+/// # Safety
+/// `p` points to `n` readable f32 and `i < n`; as for [`Simd`].
+#[inline(always)]
+pub unsafe fn at<S: Simd>(p: *const f32, i: usize, n: usize) -> S::F {
+    // SAFETY: the caller's promise.
+    unsafe { if i + LANES <= n { S::load(p.add(i)) } else { S::load_n(p.add(i), n - i) } }
+}
+
+/// Writes elements `i..i + 16` of `n`; lanes past the end are dropped.
+///
+/// # Safety
+/// `p` points to `n` writable f32 and `i < n`; as for [`Simd`].
+#[inline(always)]
+pub unsafe fn put<S: Simd>(p: *mut f32, i: usize, n: usize, v: S::F) {
+    // SAFETY: the caller's promise.
+    unsafe { if i + LANES <= n { S::store(p.add(i), v) } else { S::store_n(p.add(i), v, n - i) } }
+}
+
 /// Plain Rust.
 #[derive(Clone, Copy)]
 pub struct Portable;
@@ -302,7 +322,7 @@ mod x86 {
         };
     }
 
-    // SAFETY (of every block here): AVX2 and FMA are the caller's promise, and so are pointers.
+    // SAFETY: of the impl and of every block in it: AVX2 and FMA are the caller's promise, and so are pointers.
     unsafe impl Simd for Avx2 {
         type F = [__m256; 2];
         type Mask = [__m256; 2];
@@ -472,7 +492,7 @@ mod x86 {
             #[derive(Clone, Copy)]
             pub struct $name;
 
-            // SAFETY (of every block here): the instruction set is the caller's promise, and so
+            // SAFETY: of the impl and of every block in it: the instruction set is the caller's promise, and so
             // are pointers.
             unsafe impl Simd for $name {
                 type F = __m512;
@@ -684,16 +704,17 @@ macro_rules! dispatch {
             // SAFETY: as above.
             unsafe { $kernel::<$crate::simd::Avx2>($($arg),*) }
         }
+        $(let $arg: $ty = $value;)*
         // SAFETY: the CPU has the instruction set (asserted); pointers are the caller's promise.
         unsafe {
             match isa {
                 #[cfg(target_arch = "x86_64")]
-                $crate::simd::Isa::Avx512Bf16 => avx512bf16($($value),*),
+                $crate::simd::Isa::Avx512Bf16 => avx512bf16($($arg),*),
                 #[cfg(target_arch = "x86_64")]
-                $crate::simd::Isa::Avx512 => avx512($($value),*),
+                $crate::simd::Isa::Avx512 => avx512($($arg),*),
                 #[cfg(target_arch = "x86_64")]
-                $crate::simd::Isa::Avx2 => avx2($($value),*),
-                _ => $kernel::<$crate::simd::Portable>($($value),*),
+                $crate::simd::Isa::Avx2 => avx2($($arg),*),
+                _ => $kernel::<$crate::simd::Portable>($($arg),*),
             }
         }
     }};

@@ -1,0 +1,205 @@
+//! What happens to queries and keys before attention: an optional RMS norm of each head (Henry et
+//! al. 2020; Qwen3), then rotary positions (Su et al. 2021), the halves of a head as pairs.
+#![allow(unsafe_code)]
+
+use super::Cpu;
+use super::norm::{BLOCK, inverse_rms, row_backward, scale_row};
+use super::rows::Parts;
+use crate::simd::{Simd, at, put};
+
+/// Cosines and sines of every position: `[positions, head_dim / 2]` each.
+#[derive(Clone, Debug)]
+pub struct Rope {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    half: usize,
+}
+
+impl Rope {
+    /// Angles `position * base^(-2 i / head_dim)`, computed in f64 (the same on every machine).
+    pub fn new(positions: usize, head_dim: usize, base: f64) -> Rope {
+        let half = head_dim / 2;
+        let mut rope = Rope {
+            cos: Vec::with_capacity(positions * half),
+            sin: Vec::with_capacity(positions * half),
+            half,
+        };
+        let frequencies: Vec<f64> =
+            (0..half).map(|i| libm::pow(base, -2.0 * i as f64 / head_dim as f64)).collect();
+        for p in 0..positions {
+            for f in &frequencies {
+                let (sin, cos) = libm::sincos(p as f64 * f);
+                rope.cos.push(cos as f32);
+                rope.sin.push(sin as f32);
+            }
+        }
+        rope
+    }
+
+    /// Positions that the table holds.
+    pub fn positions(&self) -> usize {
+        self.cos.len() / self.half.max(1)
+    }
+
+    fn at(&self, position: u32) -> (&[f32], &[f32]) {
+        let r = position as usize * self.half..(position as usize + 1) * self.half;
+        (&self.cos[r.clone()], &self.sin[r])
+    }
+}
+
+/// `y = rotate(norm(x))`, head by head. `x`, `y`: `[rows, heads * head_dim]`; `positions`: `[rows]`;
+/// with a norm: `w`: `[head_dim]` and `inv`: `[rows * heads]`, else both empty.
+#[allow(clippy::too_many_arguments)]
+pub fn norm_rotate(
+    cpu: &Cpu,
+    x: &[f32],
+    w: &[f32],
+    eps: f32,
+    rope: &Rope,
+    positions: &[u32],
+    y: &mut [f32],
+    inv: &mut [f32],
+) {
+    let (rows, hd) = (positions.len(), rope.half * 2);
+    let width = x.len() / rows.max(1);
+    let heads = width / hd;
+    let per_row = if w.is_empty() { 0 } else { heads };
+    assert!(x.len() == rows * heads * hd && y.len() == x.len() && inv.len() == rows * per_row);
+    let (y, inv) = (Parts::new(y), Parts::new(inv));
+    cpu.pool.split(rows, 16, |r| {
+        // SAFETY: ranges of rows are disjoint.
+        let (y, inv) = unsafe {
+            (y.part(r.start * width..r.end * width), inv.part(r.start * per_row..r.end * per_row))
+        };
+        let (x, p) = (&x[r.start * width..r.end * width], &positions[r]);
+        crate::dispatch!(cpu.isa, forward(x: &[f32] = x, w: &[f32] = w, eps: f32 = eps, rope: &Rope = rope, positions: &[u32] = p, y: &mut [f32] = y, inv: &mut [f32] = inv));
+    });
+}
+
+#[inline(always)]
+unsafe fn forward<S: Simd>(
+    x: &[f32],
+    w: &[f32],
+    eps: f32,
+    rope: &Rope,
+    positions: &[u32],
+    y: &mut [f32],
+    inv: &mut [f32],
+) {
+    let hd = rope.half * 2;
+    let heads = x.len() / hd / positions.len();
+    for (t, &position) in positions.iter().enumerate() {
+        let (cos, sin) = rope.at(position);
+        for h in 0..heads {
+            let at = (t * heads + h) * hd;
+            let (x, y) = (&x[at..at + hd], &mut y[at..at + hd]);
+            // SAFETY: x, y and w hold hd elements, cos and sin half of that.
+            unsafe {
+                if w.is_empty() {
+                    rotate::<S>(x.as_ptr(), cos, sin, y.as_mut_ptr());
+                } else {
+                    let scale = inverse_rms::<S>(x, eps);
+                    inv[t * heads + h] = scale;
+                    scale_row::<S>(x.as_ptr(), scale, w.as_ptr(), y.as_mut_ptr(), hd);
+                    rotate::<S>(y.as_ptr(), cos, sin, y.as_mut_ptr());
+                }
+            }
+        }
+    }
+}
+
+/// `(a, b) -> (a cos - b sin, b cos + a sin)`; `y` may be `x`.
+#[inline(always)]
+unsafe fn rotate<S: Simd>(x: *const f32, cos: &[f32], sin: &[f32], y: *mut f32) {
+    let n = cos.len();
+    // SAFETY: x and y hold 2 n elements.
+    unsafe {
+        for i in (0..n).step_by(16) {
+            let (c, s) = (at::<S>(cos.as_ptr(), i, n), at::<S>(sin.as_ptr(), i, n));
+            let (a, b) = (at::<S>(x, i, n), at::<S>(x.add(n), i, n));
+            put::<S>(y, i, n, S::sub(S::mul(a, c), S::mul(b, s)));
+            put::<S>(y.add(n), i, n, S::fma(b, c, S::mul(a, s)));
+        }
+    }
+}
+
+/// Writes `dx` and adds to `dw`, from `dy` and what forward had. `partial` is scratch of
+/// `rows.div_ceil(256) * w.len()`; `dx` must not be `dy`.
+#[allow(clippy::too_many_arguments)]
+pub fn norm_rotate_backward(
+    cpu: &Cpu,
+    x: &[f32],
+    w: &[f32],
+    inv: &[f32],
+    rope: &Rope,
+    positions: &[u32],
+    dy: &[f32],
+    dx: &mut [f32],
+    dw: &mut [f32],
+    partial: &mut [f32],
+) {
+    let (rows, hd, n) = (positions.len(), rope.half * 2, w.len());
+    let width = x.len() / rows.max(1);
+    let per_row = if w.is_empty() { 0 } else { width / hd };
+    let blocks = rows.div_ceil(BLOCK);
+    assert!(dy.len() == x.len() && dx.len() == x.len() && inv.len() == rows * per_row);
+    assert!(partial.len() == blocks * n && dw.len() == n);
+    partial.fill(0.0);
+    {
+        let (dx, partial) = (Parts::new(dx), Parts::new(partial));
+        cpu.pool.run(blocks, |b| {
+            let r = b * BLOCK..((b + 1) * BLOCK).min(rows);
+            let e = r.start * width..r.end * width;
+            // SAFETY: blocks are disjoint.
+            let (dx, sum) = unsafe { (dx.part(e.clone()), partial.part(b * n..(b + 1) * n)) };
+            let (x, dy, inv) = (&x[e.clone()], &dy[e], &inv[r.start * per_row..r.end * per_row]);
+            let p = &positions[r];
+            crate::dispatch!(cpu.isa, backward(x: &[f32] = x, w: &[f32] = w, inv: &[f32] = inv, rope: &Rope = rope, positions: &[u32] = p, dy: &[f32] = dy, dx: &mut [f32] = dx, dw: &mut [f32] = sum));
+        });
+    }
+    if n > 0 {
+        for block in partial.chunks_exact(n) {
+            dw.iter_mut().zip(block).for_each(|(a, b)| *a += b);
+        }
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn backward<S: Simd>(
+    x: &[f32],
+    w: &[f32],
+    inv: &[f32],
+    rope: &Rope,
+    positions: &[u32],
+    dy: &[f32],
+    dx: &mut [f32],
+    dw: &mut [f32],
+) {
+    let (half, hd) = (rope.half, rope.half * 2);
+    let heads = x.len() / hd / positions.len();
+    for (t, &position) in positions.iter().enumerate() {
+        let (cos, sin) = rope.at(position);
+        for h in 0..heads {
+            let e = (t * heads + h) * hd;
+            let (x, dy, dx) = (&x[e..e + hd], &dy[e..e + hd], &mut dx[e..e + hd]);
+            let d = dx.as_mut_ptr();
+            // SAFETY: slices of hd elements; cos and sin half of that; row_backward may work in
+            // place.
+            unsafe {
+                for i in (0..half).step_by(16) {
+                    let c = at::<S>(cos.as_ptr(), i, half);
+                    let s = at::<S>(sin.as_ptr(), i, half);
+                    let a = at::<S>(dy.as_ptr(), i, half);
+                    let b = at::<S>(dy.as_ptr().add(half), i, half);
+                    put::<S>(d, i, half, S::fma(a, c, S::mul(b, s)));
+                    put::<S>(d.add(half), i, half, S::sub(S::mul(b, c), S::mul(a, s)));
+                }
+                if !w.is_empty() {
+                    let inv = inv[t * heads + h];
+                    row_backward::<S>(x.as_ptr(), w.as_ptr(), inv, d, d, dw.as_mut_ptr(), hd);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Dense matrices with a type and a device.
+
+/// Element type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// IEEE single precision.
+    F32,
+    /// The upper half of a single (8 bits of exponent, 7 of fraction).
+    Bf16,
+}
+
+impl DType {
+    /// Bytes of an element.
+    pub fn bytes(self) -> usize {
+        match self {
+            DType::F32 => 4,
+            DType::Bf16 => 2,
+        }
+    }
+}
+
+/// Where a tensor lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Device {
+    /// Main memory.
+    Cpu,
+}
+
+#[derive(Clone, Debug)]
+enum Storage {
+    F32(Vec<f32>),
+    Bf16(Vec<u16>),
+}
+
+/// A row-major matrix `[rows, cols]`; a vector is one row.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    rows: usize,
+    cols: usize,
+    storage: Storage,
+}
+
+impl Tensor {
+    /// `data` as `[rows, cols]`.
+    ///
+    /// # Panics
+    /// If the lengths do not agree.
+    pub fn new(rows: usize, cols: usize, data: Vec<f32>) -> Tensor {
+        assert_eq!(rows * cols, data.len(), "a {rows} x {cols} tensor");
+        Tensor { rows, cols, storage: Storage::F32(data) }
+    }
+
+    /// `data` (bf16 bits) as `[rows, cols]`.
+    ///
+    /// # Panics
+    /// If the lengths do not agree.
+    pub fn new_bf16(rows: usize, cols: usize, data: Vec<u16>) -> Tensor {
+        assert_eq!(rows * cols, data.len(), "a {rows} x {cols} tensor");
+        Tensor { rows, cols, storage: Storage::Bf16(data) }
+    }
+
+    /// f32 zeros.
+    pub fn zeros(rows: usize, cols: usize) -> Tensor {
+        Tensor::new(rows, cols, vec![0.0; rows * cols])
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.rows * self.cols
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        match self.storage {
+            Storage::F32(_) => DType::F32,
+            Storage::Bf16(_) => DType::Bf16,
+        }
+    }
+
+    /// Where it lives.
+    pub fn device(&self) -> Device {
+        Device::Cpu
+    }
+
+    /// The f32 elements.
+    ///
+    /// # Panics
+    /// On another type: which types an operation takes is part of its contract.
+    pub fn f32(&self) -> &[f32] {
+        match &self.storage {
+            Storage::F32(v) => v,
+            Storage::Bf16(_) => panic!("a bf16 tensor where f32 is needed"),
+        }
+    }
+
+    /// The f32 elements, to write.
+    ///
+    /// # Panics
+    /// On another type.
+    pub fn f32_mut(&mut self) -> &mut [f32] {
+        match &mut self.storage {
+            Storage::F32(v) => v,
+            Storage::Bf16(_) => panic!("a bf16 tensor where f32 is needed"),
+        }
+    }
+
+    /// The bits of bf16 elements.
+    ///
+    /// # Panics
+    /// On another type.
+    pub fn bf16(&self) -> &[u16] {
+        match &self.storage {
+            Storage::Bf16(v) => v,
+            Storage::F32(_) => panic!("an f32 tensor where bf16 is needed"),
+        }
+    }
+
+    /// The f32 elements, taken out.
+    ///
+    /// # Panics
+    /// On another type.
+    pub fn into_f32(self) -> Vec<f32> {
+        match self.storage {
+            Storage::F32(v) => v,
+            Storage::Bf16(_) => panic!("a bf16 tensor where f32 is needed"),
+        }
+    }
+
+    /// The bits of bf16 elements, taken out.
+    ///
+    /// # Panics
+    /// On another type.
+    pub fn into_bf16(self) -> Vec<u16> {
+        match self.storage {
+            Storage::Bf16(v) => v,
+            Storage::F32(_) => panic!("an f32 tensor where bf16 is needed"),
+        }
+    }
+}
