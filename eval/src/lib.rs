@@ -1,1 +1,7 @@
 //! Tasks, scores with intervals, compressors to compare with, and reports.
+
+pub mod compress;
+mod error;
+pub mod interval;
+
+pub use error::Error;
