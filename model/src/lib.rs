@@ -1,3 +1,4 @@
 //! The transformer, its weights, tokenizer, chat template, KV cache, sampler and generator.
 
 pub mod message;
+pub mod template;
