@@ -98,6 +98,15 @@ pub enum Piece {
     Special(String, u32),
 }
 
+impl Piece {
+    /// Its text, a special token's too.
+    pub fn text(&self) -> &str {
+        match self {
+            Piece::Text(text) | Piece::Special(text, _) => text,
+        }
+    }
+}
+
 /// A rendered conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rendered {
@@ -108,10 +117,7 @@ pub struct Rendered {
 impl Rendered {
     /// The conversation as one string, for people.
     pub fn text(&self) -> String {
-        let text = |(piece, _): &(Piece, bool)| match piece {
-            Piece::Text(text) | Piece::Special(text, _) => text.clone(),
-        };
-        self.pieces.iter().map(text).collect()
+        self.pieces.iter().map(|(piece, _)| piece.text()).collect()
     }
 }
 
