@@ -5,6 +5,7 @@ pub mod cpu;
 pub mod math;
 pub mod parameters;
 pub mod pool;
+pub mod rng;
 pub mod simd;
 pub mod tensor;
 
