@@ -1,4 +1,5 @@
 //! The transformer, its weights, tokenizer, chat template, KV cache, sampler and generator.
 
 pub mod message;
+pub mod sampler;
 pub mod template;

@@ -1,0 +1,424 @@
+//! From logits to a token.
+//!
+//! In the order of `transformers`: repetition penalty, bias, temperature, top-k, top-p, min-p, and
+//! then one draw. The draw for a position depends on the seed and the position alone, so a request
+//! gives the same tokens whatever else is in the batch. All ties go to the lowest id.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// How to choose a token. The default is greedy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sampling {
+    /// Divides the logits; 0 takes the likeliest token.
+    pub temperature: f32,
+    /// Only the `top_k` likeliest; 0 is all.
+    pub top_k: usize,
+    /// Only the fewest likeliest whose probabilities reach `top_p`; 1 is all (nucleus sampling,
+    /// Holtzman et al. 2019).
+    pub top_p: f32,
+    /// Only those at least `min_p` times as likely as the likeliest; 0 is all (Nguyen et al. 2024).
+    pub min_p: f32,
+    /// Divides positive logits of tokens that occurred, multiplies negative ones; 1 is none
+    /// (Keskar et al. 2019).
+    pub repetition_penalty: f32,
+    /// Added to the logits of these tokens.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Start of the random numbers.
+    pub seed: u64,
+    /// Report log-probabilities of the chosen token and of this many likeliest ones.
+    pub logprobs: Option<usize>,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Sampling {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+            logprobs: None,
+        }
+    }
+}
+
+/// A setting that makes no sense, or logits that don't.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum SamplingError {
+    /// A setting is out of its range.
+    #[error("{name} is {value}; it must be {range}")]
+    Range {
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        value: f32,
+        /// What it may be.
+        range: &'static str,
+    },
+    /// A biased token doesn't exist.
+    #[error("logit_bias names token {0}, which the model doesn't have")]
+    Bias(u32),
+    /// The model gave NaN, or no token with a chance.
+    #[error("the model's logits are not numbers; its weights are broken")]
+    NotANumber,
+}
+
+/// A chosen token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampled {
+    /// Its id.
+    pub id: u32,
+    /// Log-probabilities, if asked for.
+    pub logprobs: Option<Logprobs>,
+}
+
+/// Natural logarithms of the model's own probabilities: before penalty, bias and temperature.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Logprobs {
+    /// Of the chosen token.
+    pub chosen: f32,
+    /// Of the likeliest tokens, in falling order.
+    pub top: Vec<(u32, f32)>,
+}
+
+impl Sampling {
+    /// Checks the settings for a vocabulary of `vocab` tokens.
+    ///
+    /// # Errors
+    /// Names the first that is out of range.
+    pub fn check(&self, vocab: usize) -> Result<(), SamplingError> {
+        let checks = [
+            ("temperature", self.temperature, 0.0..=1e4, "from 0 to 10,000"),
+            ("top_p", self.top_p, f32::MIN_POSITIVE..=1.0, "above 0 and at most 1"),
+            ("min_p", self.min_p, 0.0..=1.0, "from 0 to 1"),
+            ("repetition_penalty", self.repetition_penalty, 0.01..=100.0, "from 0.01 to 100"),
+        ];
+        for (name, value, allowed, range) in checks {
+            if !allowed.contains(&value) {
+                return Err(SamplingError::Range { name, value, range });
+            }
+        }
+        for &(id, value) in &self.logit_bias {
+            if id as usize >= vocab {
+                return Err(SamplingError::Bias(id));
+            }
+            if !value.is_finite() {
+                let (name, range) = ("logit_bias", "a finite number");
+                return Err(SamplingError::Range { name, value, range });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Chooses the tokens of one sequence.
+#[derive(Debug)]
+pub struct Sampler {
+    sampling: Sampling,
+    /// Distinct tokens so far, for the repetition penalty.
+    seen: BTreeSet<u32>,
+}
+
+impl Sampler {
+    /// A sampler that has seen the `prompt`. `sampling` must have passed [`Sampling::check`].
+    pub fn new(sampling: Sampling, prompt: &[u32]) -> Self {
+        let penalises = sampling.repetition_penalty != 1.0;
+        let seen = prompt.iter().copied().filter(|_| penalises).collect();
+        Sampler { sampling, seen }
+    }
+
+    /// Chooses the token at `position` (tokens before it) by `logits` `[vocab]`, which it changes.
+    ///
+    /// # Errors
+    /// [`SamplingError::NotANumber`].
+    pub fn sample(
+        &mut self,
+        logits: &mut [f32],
+        position: usize,
+    ) -> Result<Sampled, SamplingError> {
+        if logits.iter().any(|x| x.is_nan() || *x == f32::INFINITY) {
+            return Err(SamplingError::NotANumber);
+        }
+        let own =
+            self.sampling.logprobs.map(|n| (log_sum_exp(logits), likeliest(numbered(logits), n)));
+        let before: Option<Vec<f32>> = own.is_some().then(|| logits.to_vec());
+        for &id in &self.seen {
+            if let Some(x) = logits.get_mut(id as usize) {
+                let penalty = self.sampling.repetition_penalty;
+                *x = if *x > 0.0 { *x / penalty } else { *x * penalty };
+            }
+        }
+        for &(id, bias) in &self.sampling.logit_bias {
+            if let Some(x) = logits.get_mut(id as usize) {
+                *x += bias;
+            }
+        }
+        let id = if self.sampling.temperature == 0.0 {
+            greedy(logits)
+        } else {
+            self.draw(logits, position)
+        };
+        let id = id.ok_or(SamplingError::NotANumber)?;
+        if self.sampling.repetition_penalty != 1.0 {
+            self.seen.insert(id);
+        }
+        let logprobs = own.zip(before).map(|((total, top), before)| Logprobs {
+            chosen: (f64::from(before[id as usize]) - total) as f32,
+            top: top.into_iter().map(|(id, x)| (id, (f64::from(x) - total) as f32)).collect(),
+        });
+        Ok(Sampled { id, logprobs })
+    }
+
+    fn draw(&self, logits: &[f32], position: usize) -> Option<u32> {
+        let s = &self.sampling;
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let weight = |x: f32| weight(x, max, s.temperature);
+        let mut kept = numbered(logits);
+        if s.top_k > 0 {
+            kept = likeliest(kept, s.top_k);
+        }
+        if s.top_p < 1.0 {
+            let target = f64::from(s.top_p) * kept.iter().map(|k| weight(k.1)).sum::<f64>();
+            let mut n = 64; // sorting all is rarely needed to get there
+            kept = loop {
+                let mut head = likeliest(kept.clone(), n);
+                let mut sum = 0.0;
+                let last = head.iter().position(|k| {
+                    sum += weight(k.1);
+                    sum >= target
+                });
+                if last.is_some() || head.len() == kept.len() {
+                    head.truncate(last.map_or(head.len(), |last| last + 1));
+                    break head;
+                }
+                n *= 4;
+            };
+        }
+        let mut kept: Vec<(u32, f64)> = kept.into_iter().map(|(id, x)| (id, weight(x))).collect();
+        // The likeliest has weight 1.
+        kept.retain(|k| k.1 > 0.0 && k.1 >= f64::from(s.min_p));
+        let total: f64 = kept.iter().map(|k| k.1).sum();
+        let mut left = uniform(s.seed, position) * total;
+        for &(id, weight) in &kept {
+            left -= weight;
+            if left < 0.0 {
+                return Some(id);
+            }
+        }
+        kept.last().map(|k| k.0) // rounding left a crumb
+    }
+}
+
+/// Unnormalised probability, 1 for the likeliest. `libm`'s exp is the same on every platform.
+fn weight(x: f32, max: f32, temperature: f32) -> f64 {
+    libm::exp((f64::from(x) - f64::from(max)) / f64::from(temperature))
+}
+
+/// The first of the largest; `None` if nothing has a chance.
+fn greedy(logits: &[f32]) -> Option<u32> {
+    let mut best = None;
+    let mut max = f32::NEG_INFINITY;
+    for (id, &x) in logits.iter().enumerate() {
+        if x > max {
+            (best, max) = (Some(id as u32), x);
+        }
+    }
+    best
+}
+
+/// Ids with their logits, -0 as 0.
+fn numbered(logits: &[f32]) -> Vec<(u32, f32)> {
+    logits.iter().enumerate().map(|(id, &x)| (id as u32, x + 0.0)).collect()
+}
+
+/// The `n` likeliest in falling order, lower ids first among equals.
+fn likeliest(mut all: Vec<(u32, f32)>, n: usize) -> Vec<(u32, f32)> {
+    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if 0 < n && n < all.len() {
+        all.select_nth_unstable_by(n - 1, order);
+    }
+    all.truncate(n);
+    all.sort_unstable_by(order);
+    all
+}
+
+fn log_sum_exp(logits: &[f32]) -> f64 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&x| weight(x, max, 1.0)).sum();
+    f64::from(max) + libm::log(sum)
+}
+
+/// A number in [0, 1) that depends on seed and position alone (SplitMix64 twice).
+fn uniform(seed: u64, position: usize) -> f64 {
+    let mix = |z: u64| {
+        let z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    let bits = mix(mix(seed).wrapping_add(position as u64));
+    (bits >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LOGITS: [f32; 6] = [1.0, 3.0, -2.0, 3.0, 0.5, -40.0];
+
+    fn one(sampling: Sampling, prompt: &[u32], logits: &[f32]) -> u32 {
+        Sampler::new(sampling, prompt).sample(&mut logits.to_vec(), 0).unwrap().id
+    }
+
+    /// Shares of the tokens in 40,000 draws.
+    fn shares(sampling: &Sampling) -> Vec<f64> {
+        let mut sampler = Sampler::new(sampling.clone(), &[]);
+        let mut counts = vec![0.0; LOGITS.len()];
+        for position in 0..40_000 {
+            counts[sampler.sample(&mut LOGITS.to_vec(), position).unwrap().id as usize] += 1.0;
+        }
+        counts.iter().map(|n| n / 40_000.0).collect()
+    }
+
+    /// Probabilities worked out the long way: a mask over tokens, then a softmax of what is left.
+    fn reference(keep: &[usize], temperature: f64) -> Vec<f64> {
+        let weight = |i: usize| {
+            if keep.contains(&i) { (f64::from(LOGITS[i]) / temperature).exp() } else { 0.0 }
+        };
+        let total: f64 = (0..LOGITS.len()).map(weight).sum();
+        (0..LOGITS.len()).map(|i| weight(i) / total).collect()
+    }
+
+    #[test]
+    fn greedy_takes_the_first_of_the_likeliest() {
+        assert_eq!(one(Sampling::default(), &[], &LOGITS), 1);
+        assert_eq!(one(Sampling { top_k: 3, ..Sampling::default() }, &[], &[0.0, -0.0, 0.0]), 0);
+    }
+
+    #[test]
+    fn draws_follow_the_probabilities() {
+        let all: Vec<usize> = (0..6).collect();
+        // softmax at T = 1: 1 and 3 have 0.4496 each, 0 has 0.061, 4 has 0.037, 2 has 0.003.
+        for (sampling, keep, temperature) in [
+            (Sampling { temperature: 1.0, ..Sampling::default() }, &all[..], 1.0),
+            (Sampling { temperature: 2.5, ..Sampling::default() }, &all, 2.5),
+            (Sampling { temperature: 1.0, top_k: 1, ..Sampling::default() }, &[1], 1.0),
+            (Sampling { temperature: 1.0, top_k: 3, ..Sampling::default() }, &[0, 1, 3], 1.0),
+            (Sampling { temperature: 1.0, top_p: 0.44, ..Sampling::default() }, &[1], 1.0),
+            (Sampling { temperature: 1.0, top_p: 0.46, ..Sampling::default() }, &[1, 3], 1.0),
+            (Sampling { temperature: 1.0, top_p: 0.9, ..Sampling::default() }, &[0, 1, 3], 1.0),
+            // Among the two likeliest alone each has half.
+            (
+                Sampling { temperature: 1.0, top_k: 2, top_p: 0.49, ..Sampling::default() },
+                &[1],
+                1.0,
+            ),
+            // e^-2 = 0.135, e^-2.5 = 0.082
+            (Sampling { temperature: 1.0, min_p: 0.1, ..Sampling::default() }, &[0, 1, 3], 1.0),
+            (Sampling { temperature: 1.0, min_p: 0.08, ..Sampling::default() }, &[0, 1, 3, 4], 1.0),
+            (Sampling { temperature: 0.5, min_p: 0.1, ..Sampling::default() }, &[1, 3], 0.5),
+        ] {
+            for (share, p) in shares(&sampling).iter().zip(reference(keep, temperature)) {
+                // Five standard deviations.
+                let allowed = 5.0 * (p * (1.0 - p) / 40_000.0).sqrt();
+                assert!((share - p).abs() <= allowed, "{sampling:?}: {share} for {p}");
+            }
+        }
+    }
+
+    #[test]
+    fn penalty_and_bias() {
+        let penalty = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
+        assert_eq!(one(penalty.clone(), &[1], &LOGITS), 3);
+        assert_eq!(one(penalty.clone(), &[0], &[-1.0, -1.5]), 1);
+        // What was chosen counts too, once.
+        let mut sampler = Sampler::new(penalty, &[]);
+        let ids: Vec<u32> =
+            (0..5).map(|i| sampler.sample(&mut LOGITS.to_vec(), i).unwrap().id).collect();
+        assert_eq!(ids, [1, 3, 1, 1, 1]);
+        let bias = Sampling { logit_bias: vec![(5, 43.5)], ..Sampling::default() };
+        assert_eq!(one(bias, &[], &LOGITS), 5);
+    }
+
+    #[test]
+    fn log_probabilities_are_the_models_own() {
+        let sampling = Sampling {
+            temperature: 3.0,
+            top_k: 1,
+            logit_bias: vec![(2, 99.0)],
+            logprobs: Some(3),
+            ..Sampling::default()
+        };
+        let sampled = Sampler::new(sampling, &[]).sample(&mut LOGITS.to_vec(), 0).unwrap();
+        let p = reference(&[0, 1, 2, 3, 4, 5], 1.0);
+        let logprobs = sampled.logprobs.unwrap();
+        assert_eq!(sampled.id, 2);
+        assert!((f64::from(logprobs.chosen) - p[2].ln()).abs() < 1e-6);
+        assert_eq!(logprobs.top.iter().map(|t| t.0).collect::<Vec<_>>(), [1, 3, 0]);
+        for (id, x) in logprobs.top {
+            assert!((f64::from(x) - p[id as usize].ln()).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let ok = Sampling::default();
+        for (wrong, name) in [
+            (Sampling { temperature: -1.0, ..ok.clone() }, "temperature"),
+            (Sampling { temperature: f32::NAN, ..ok.clone() }, "temperature"),
+            (Sampling { top_p: 0.0, ..ok.clone() }, "top_p"),
+            (Sampling { min_p: 1.5, ..ok.clone() }, "min_p"),
+            (Sampling { repetition_penalty: 0.0, ..ok.clone() }, "repetition_penalty"),
+            (Sampling { logit_bias: vec![(0, f32::INFINITY)], ..ok.clone() }, "logit_bias"),
+            (Sampling { logit_bias: vec![(9, 0.0)], ..ok.clone() }, "logit_bias"),
+        ] {
+            assert!(wrong.check(9).unwrap_err().to_string().contains(name));
+        }
+        assert_eq!(ok.check(9), Ok(()));
+        for logits in [&mut [f32::NAN, 1.0][..], &mut [f32::NEG_INFINITY; 2], &mut []] {
+            for temperature in [0.0, 1.0] {
+                let sampling = Sampling { temperature, ..ok.clone() };
+                let sampled = Sampler::new(sampling, &[]).sample(logits, 0);
+                assert_eq!(sampled, Err(SamplingError::NotANumber));
+            }
+        }
+    }
+
+    #[test]
+    fn random_numbers_are_even() {
+        let numbers: Vec<f64> = (0..20_000).map(|i| uniform(i / 100, i as usize % 100)).collect();
+        let mean = numbers.iter().sum::<f64>() / 20_000.0;
+        assert!((mean - 0.5).abs() < 0.01, "{mean}");
+        assert!(numbers.iter().all(|u| (0.0..1.0).contains(u)));
+    }
+
+    proptest! {
+        /// The same draw whatever the filters' order of work: those that keep all change nothing.
+        #[test]
+        fn filters_that_keep_all_change_nothing(logits in prop::collection::vec(-9.0f32..9.0, 1..300), seed: u64, position in 0usize..1000) {
+            let open = Sampling { temperature: 1.0, seed, ..Sampling::default() };
+            let id = Sampler::new(open.clone(), &[]).sample(&mut logits.clone(), position).unwrap().id;
+            prop_assert!((id as usize) < logits.len());
+            let narrow = Sampling { top_k: 1, ..open };
+            let best = Sampler::new(narrow, &[]).sample(&mut logits.clone(), position).unwrap().id;
+            prop_assert_eq!(Some(best), greedy(&logits));
+        }
+
+        #[test]
+        fn likeliest_is_a_sort(logits in prop::collection::vec(-3i8..3, 0..50), n in 0usize..60) {
+            let logits: Vec<f32> = logits.into_iter().map(f32::from).collect();
+            let mut sorted: Vec<(u32, f32)> = logits.iter().enumerate().map(|(i, &x)| (i as u32, x)).collect();
+            sorted.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap());
+            sorted.truncate(n);
+            prop_assert_eq!(likeliest(numbered(&logits), n), sorted);
+        }
+    }
+}
