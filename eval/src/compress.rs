@@ -129,7 +129,9 @@ fn xz_size(parts: &[&[u8]]) -> Result<u64, Error> {
             stream.process(&part[read..], &mut discarded, Action::Run).map_err(failed)?;
         }
     }
-    while stream.process(&[], &mut discarded, Action::Finish).map_err(failed)? != Status::StreamEnd {}
+    while stream.process(&[], &mut discarded, Action::Finish).map_err(failed)? != Status::StreamEnd
+    {
+    }
     Ok(stream.total_out())
 }
 
@@ -139,10 +141,8 @@ fn zstd_size(dictionary: &[u8], text: &[u8]) -> Result<u64, Error> {
         compressor: "zstd",
         reason: zstd_safe::get_error_name(code).to_string(),
     };
-    let mut context = CCtx::try_create().ok_or(Error::Compressor {
-        compressor: "zstd",
-        reason: "not enough memory".into(),
-    })?;
+    let mut context = CCtx::try_create()
+        .ok_or(Error::Compressor { compressor: "zstd", reason: "not enough memory".into() })?;
     for parameter in [
         CParameter::CompressionLevel(22),
         CParameter::WindowLog(27),

@@ -3,5 +3,8 @@
 pub mod compress;
 mod error;
 pub mod interval;
+pub mod report;
+pub mod run;
+pub mod task;
 
 pub use error::Error;
