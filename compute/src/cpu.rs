@@ -3,6 +3,7 @@
 pub mod embedding;
 pub mod gated;
 pub mod heads;
+pub mod matmul;
 pub mod norm;
 mod rows;
 pub mod softmax;

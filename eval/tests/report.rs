@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use homegrown_eval::report;
-use homegrown_eval::run::Record;
+use eval::report;
+use eval::run::RunDirectory;
 use serde_json::{Value, json};
 
 /// Text that must never become markup.
@@ -112,8 +112,7 @@ fn write_run(folder: &Path, sample: &str) {
             "training_bytes": 30_100_000, "heldout_bytes": 270_000}),
     );
     let score = |task: &str, title: &str, right: u64, n: u64, chance: Option<f64>| {
-        let mut value =
-            serde_json::to_value(homegrown_eval::interval::Proportion::of(right, n)).unwrap();
+        let mut value = serde_json::to_value(eval::interval::Proportion::of(right, n)).unwrap();
         value["task"] = json!(task);
         value["title"] = json!(title);
         value["chance"] = json!(chance);
@@ -167,7 +166,7 @@ fn a_whole_run_has_everything() {
         report::write(Path::new(&kept)).unwrap();
     }
     let (html, markdown) = render(folder.path());
-    assert_eq!(Record::read(folder.path()).unwrap().missing, Vec::<String>::new());
+    assert_eq!(RunDirectory::read(folder.path()).unwrap().missing, Vec::<String>::new());
     for text in ["87.2 %", "1.47 M", "0.371", "9 min 39 s", "41.3 %", "homegrown grow --seed 7"] {
         assert!(html.contains(text), "{text} is not in the HTML");
         assert!(markdown.contains(text), "{text} is not in the Markdown");
@@ -266,6 +265,6 @@ fn steps_done_again_after_a_kill_count_once() {
         .collect();
     fs::write(folder.path().join("pretrain/metrics.jsonl"), lines).unwrap();
     let steps: Vec<u64> =
-        Record::read(folder.path()).unwrap().pretrain.iter().map(|m| m.step).collect();
+        RunDirectory::read(folder.path()).unwrap().pretrain.iter().map(|m| m.step).collect();
     assert_eq!(steps, [1, 2, 3, 4, 5]);
 }
