@@ -157,6 +157,7 @@ fn zstd_size(dictionary: &[u8], text: &[u8]) -> Result<u64, Error> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use std::fs;

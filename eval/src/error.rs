@@ -13,15 +13,9 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A file of a run directory does not hold what its name says.
-    #[error("{} is not what a run writes there: {reason}; move it away and run the stage that \
-             writes it again", path.display())]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// What does not fit.
-        reason: String,
-    },
+    /// A file could not be written or read by `store`.
+    #[error(transparent)]
+    Store(#[from] store::StoreError),
     /// A compressor refused to work.
     #[error("{compressor} failed: {reason}")]
     Compressor {
@@ -36,6 +30,9 @@ pub enum Error {
     /// A setting lies outside what is possible.
     #[error("{0}")]
     Setting(String),
+    /// The model computed something that is no number.
+    #[error("the model's loss is not finite at token {0} of the text: its weights are broken")]
+    NotFinite(usize),
     /// A template of the report is broken (a defect of this program).
     #[error("the report could not be rendered: {0}")]
     Render(String),

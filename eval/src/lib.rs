@@ -3,8 +3,10 @@
 pub mod compress;
 mod error;
 pub mod interval;
+pub mod overlap;
 pub mod report;
 pub mod run;
+pub mod score;
 pub mod task;
 
 pub use error::Error;

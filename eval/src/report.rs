@@ -15,7 +15,7 @@ use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Output, State, Value};
 
 use crate::Error;
-use crate::run::Record;
+use crate::run::RunDirectory;
 use view::View;
 
 /// Reads the run directory `folder` and writes `report.html` and `report.md` into it.
@@ -25,10 +25,10 @@ use view::View;
 /// # Errors
 /// [`Error::Io`] if the folder cannot be read or written.
 pub fn write(folder: &Path) -> Result<(PathBuf, PathBuf), Error> {
-    let record = Record::read(folder)?;
+    let record = RunDirectory::read(folder)?;
     let (html, markdown) = (folder.join("report.html"), folder.join("report.md"));
-    write_atomically(&html, &html_of(&record)?)?;
-    write_atomically(&markdown, &markdown_of(&record)?)?;
+    store::write_atomic(&html, html_of(&record)?.as_bytes())?;
+    store::write_atomic(&markdown, markdown_of(&record)?.as_bytes())?;
     Ok((html, markdown))
 }
 
@@ -36,7 +36,7 @@ pub fn write(folder: &Path) -> Result<(PathBuf, PathBuf), Error> {
 ///
 /// # Errors
 /// [`Error::Render`] if the template fails.
-pub fn html_of(record: &Record) -> Result<String, Error> {
+pub fn html_of(record: &RunDirectory) -> Result<String, Error> {
     render("report.html", record)
 }
 
@@ -44,11 +44,11 @@ pub fn html_of(record: &Record) -> Result<String, Error> {
 ///
 /// # Errors
 /// [`Error::Render`] if the template fails.
-pub fn markdown_of(record: &Record) -> Result<String, Error> {
+pub fn markdown_of(record: &RunDirectory) -> Result<String, Error> {
     render("report.md", record)
 }
 
-fn render(template: &str, record: &Record) -> Result<String, Error> {
+fn render(template: &str, record: &RunDirectory) -> Result<String, Error> {
     let failed = |error: minijinja::Error| Error::Render(format!("{error:#}"));
     let mut environment = Environment::new();
     environment.set_syntax(
@@ -105,11 +105,4 @@ fn fence(text: &str) -> Value {
     }
     let fence = "`".repeat(longest.max(2) + 1);
     Value::from_safe_string(format!("{fence}text\n{text}\n{fence}"))
-}
-
-/// Writes a file so that readers see the old one or the new one, never a part.
-fn write_atomically(path: &Path, text: &str) -> Result<(), Error> {
-    let beside = path.with_extension("tmp");
-    std::fs::write(&beside, text).map_err(Error::io(&beside))?;
-    std::fs::rename(&beside, path).map_err(Error::io(path))
 }

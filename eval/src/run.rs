@@ -3,14 +3,14 @@
 //! | file | form | written by |
 //! |---|---|---|
 //! | `run.json` | [`Run`] | `grow`, at the start |
-//! | `stages/NAME.json` | [`Stage`] | each stage, at its end |
+//! | `stages/NAME.json` | [`store::Record`], of which [`Stage`] is read | each stage, at its end |
 //! | `data/corpus.json` | [`Corpus`] | prepare |
 //! | `pretrain/metrics.jsonl`, `finetune/metrics.jsonl` | [`Metric`] a line | training |
 //! | `eval/heldout.json` | [`HeldoutScores`] | evaluate |
 //! | `eval/compressors.json` | [`Compressors`] | evaluate |
-//! | `eval/microworld.json` | [`microworld::Results`](crate::task::Results) | evaluate |
+//! | `eval/microworld.json` | [`Results`] | evaluate |
 //!
-//! A file that is not there, or not what it should be, is a line in [`Record::missing`]: a run
+//! A file that is not there, or not what it should be, is a line in [`RunDirectory::missing`]: a run
 //! that was stopped has a report, too, and the report says what it does not know.
 
 use std::collections::BTreeMap;
@@ -23,6 +23,7 @@ use serde_json::Value;
 
 use crate::Error;
 use crate::compress::Compressors;
+use crate::score::Heldout;
 use crate::task::Results;
 
 /// The version of the forms in this file.
@@ -82,7 +83,7 @@ pub struct Model {
     pub context: u64,
 }
 
-/// One finished stage, `stages/NAME.json`. Further keys are free.
+/// One finished stage: what the report reads of a [`store::Record`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Stage {
@@ -205,23 +206,17 @@ pub struct HeldoutScores {
 
 /// A model on the held-out text.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
 pub struct HeldoutScore {
     /// `base` or `fine-tuned`.
     pub model: String,
-    /// Bits that a byte of the text costs.
-    pub bits_per_byte: f64,
-    /// Nats per token scored.
-    pub nats_per_token: f64,
-    /// Tokens scored.
-    pub tokens: u64,
-    /// Bytes of the text, with a newline between documents.
-    pub bytes: u64,
+    /// What it scored.
+    #[serde(flatten)]
+    pub score: Heldout,
 }
 
 /// All that is known of a run.
 #[derive(Clone, Debug, Default)]
-pub struct Record {
+pub struct RunDirectory {
     /// `run.json`.
     pub run: Run,
     /// The stages that have finished, in the order of the life cycle.
@@ -245,16 +240,16 @@ pub struct Record {
 /// The order of stages in a report; others follow by name.
 const ORDER: [&str; 6] = ["prepare", "tokenize", "pretrain", "finetune", "evaluate", "report"];
 
-impl Record {
+impl RunDirectory {
     /// Reads what a run directory holds.
     ///
     /// # Errors
     /// [`Error::Io`] if `folder` cannot be listed. Missing and broken files in it are no errors:
-    /// see [`Record::missing`].
-    pub fn read(folder: &Path) -> Result<Record, Error> {
+    /// see [`RunDirectory::missing`].
+    pub fn read(folder: &Path) -> Result<RunDirectory, Error> {
         fs::read_dir(folder).map_err(Error::io(folder))?;
         let mut reader = Reader { folder, missing: Vec::new() };
-        let mut record = Record {
+        let mut record = RunDirectory {
             run: reader.json("run.json", "the command, the seed and the model").unwrap_or_default(),
             stages: reader.stages(),
             corpus: reader.json("data/corpus.json", "what went in"),

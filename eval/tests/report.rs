@@ -1,5 +1,7 @@
 //! The report on synthetic runs: whole, stopped half-way, and with hostile text.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::Path;
 

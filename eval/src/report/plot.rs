@@ -14,7 +14,9 @@ use crate::Error;
 /// Units of the drawing in a pixel of the page.
 const FINE: u32 = 8;
 /// Size of a plot, pixels at its natural size.
-const SIZE: (u32, u32) = (460, 270);
+const SIZE: (u32, u32) = (460, 260);
+/// Size of the text, pixels; plotters writes it smaller by a quarter.
+const TEXT: f64 = 14.5;
 /// A curve is drawn with at most this many points.
 const POINTS: usize = 240;
 
@@ -63,7 +65,7 @@ pub struct Curve {
 
 /// A horizontal line with its name, to compare with.
 pub struct Level {
-    /// Written above the line.
+    /// Written beside the line.
     pub name: String,
     /// Where it lies.
     pub y: f64,
@@ -104,13 +106,17 @@ impl Plot {
             .map(|c| (c.tone, c.points.iter().copied().filter(usable).collect::<Vec<_>>()))
             .filter(|(_, points)| points.len() > 1)
             .collect();
-        let levels: Vec<&Level> = self.levels.iter().filter(|l| usable(&(0.0, l.y))).collect();
+        let mut levels: Vec<&Level> = self.levels.iter().filter(|l| usable(&(0.0, l.y))).collect();
+        levels.sort_by(|a, b| b.y.total_cmp(&a.y));
         let xs = || curves.iter().flat_map(|(_, points)| points.iter().map(|p| p.0));
         let ys = || curves.iter().flat_map(|(_, points)| points.iter().map(|p| p.1));
         if xs().next().is_none() {
             return Ok(None);
         }
-        let x_axis = Axis::linear(span(xs()), 5, Ends::Data);
+        let (first, last) = span(xs());
+        // A run that begins at step 1 begins at 0 for the eye.
+        let first = if first > 0.0 && first < last * 0.05 { 0.0 } else { first };
+        let x_axis = Axis::linear((first, last), 5, Ends::Data);
         let y_span = span(ys().chain(levels.iter().map(|l| l.y)));
         let y_axis = match self.logarithmic {
             true => Axis::logarithmic(y_span, 5),
@@ -142,7 +148,7 @@ impl Plot {
             let mut chart = ChartBuilder::on(&area)
                 .margin(fine(6.0))
                 .margin_right(fine(18.0))
-                .x_label_area_size(fine(38.0))
+                .x_label_area_size(fine(34.0))
                 .y_label_area_size(fine(44.0))
                 .build_cartesian_2d(x_axis.clone(), y_axis.clone())?;
             chart
@@ -151,23 +157,26 @@ impl Plot {
                 .bold_line_style(GRID.stroke_width(FINE))
                 .light_line_style(TRANSPARENT)
                 .axis_style(TRANSPARENT)
+                .set_all_tick_mark_size(fine(5.0))
                 .x_label_formatter(&|x| (self.x_label)(*x))
                 .y_label_formatter(&|y| (self.y_label)(y_axis.value(*y)))
-                .x_label_style(ink(12.0))
-                .y_label_style(ink(12.0))
+                .x_label_style(ink(TEXT))
+                .y_label_style(ink(TEXT))
                 .x_desc(self.x_name)
-                .axis_desc_style(ink(12.0))
+                .axis_desc_style(ink(TEXT))
                 .draw()?;
             let last = x_axis.range.end;
-            for level in levels {
+            for (i, level) in levels.iter().enumerate() {
                 let y = y_axis.place(level.y);
                 let line = Tone::Quiet.colour().stroke_width(FINE);
                 chart.draw_series(std::iter::once(PathElement::new(
                     vec![(x_axis.range.start, y), (last, y)],
                     line,
                 )))?;
-                let style = ("sans-serif", fine(12.0)).into_font().color(&Tone::Quiet.colour());
-                let style = style.pos(Pos::new(HPos::Right, VPos::Bottom));
+                let style = ("sans-serif", fine(TEXT)).into_font().color(&Tone::Quiet.colour());
+                // The highest is named above its line, the next below: two may lie close.
+                let side = if i == 0 { VPos::Bottom } else { VPos::Top };
+                let style = style.pos(Pos::new(HPos::Right, side));
                 chart.draw_series(std::iter::once(Text::new(
                     level.name.clone(),
                     (last, y),
@@ -235,8 +244,12 @@ impl Axis {
         let (low, high) = if high > low { (low, high) } else { (low - 0.5, high + 0.5) };
         let rough = (high - low) / wanted as f64;
         let power = 10f64.powf(rough.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|s| *s >= rough);
-        let step = step.unwrap_or(10.0 * power);
+        let step = match rough / power {
+            r if r < 1.5 => power,
+            r if r < 3.5 => 2.0 * power,
+            r if r < 7.5 => 5.0 * power,
+            _ => 10.0 * power,
+        };
         let (first, last) = ((low / step).floor() as i64, (high / step).ceil() as i64);
         let ticks: Vec<f64> = (first..=last).map(|i| i as f64 * step).collect();
         let range = match ends {
@@ -246,7 +259,7 @@ impl Axis {
         Axis { range, ticks, logarithmic: false }
     }
 
-    /// Ticks at 1, 2 and 5 times powers of ten, at most about twice `wanted`.
+    /// Ticks at round numbers, as many as `wanted` and two more at most while there is a choice.
     fn logarithmic((low, high): (f64, f64), wanted: usize) -> Axis {
         let (low, high) = if high > low * 1.1 { (low, high) } else { (low / 1.5, high * 1.5) };
         let decades = low.log10().floor() as i32..=high.log10().ceil() as i32;
@@ -254,8 +267,9 @@ impl Axis {
             let all = decades.clone().flat_map(|d| factors.iter().map(move |f| f * 10f64.powi(d)));
             all.filter(|t| (low * 0.8..=high * 1.25).contains(t)).collect()
         };
-        let fine = at(&[1.0, 2.0, 5.0]);
-        let ticks = if fine.len() <= 2 * wanted { fine } else { at(&[1.0]) };
+        let finest = [&[1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0][..], &[1.0, 2.0, 5.0]];
+        let ticks = finest.map(at).into_iter().find(|ticks| ticks.len() <= wanted + 2);
+        let ticks = ticks.unwrap_or_else(|| at(&[1.0]));
         let range = (low / 1.08).ln()..(high * 1.08).ln();
         Axis { range, ticks: ticks.iter().map(|t| t.ln()).collect(), logarithmic: true }
     }
@@ -303,17 +317,11 @@ fn span(values: impl Iterator<Item = f64>) -> (f64, f64) {
     values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
 }
 
-/// At most `limit` points, each the mean of a run of neighbours; the last point is kept.
+/// At most `limit` points, each the mean of a run of neighbours.
 fn thinned(points: &[(f64, f64)], limit: usize) -> Vec<(f64, f64)> {
-    if points.len() <= limit {
-        return points.to_vec();
-    }
     let mean = |run: &[(f64, f64)]| {
         let n = run.len() as f64;
         (run.iter().map(|p| p.0).sum::<f64>() / n, run.iter().map(|p| p.1).sum::<f64>() / n)
     };
-    let (last, rest) = points.split_at(points.len() - 1);
-    let mut thin: Vec<_> = last.chunks(last.len().div_ceil(limit - 1)).map(mean).collect();
-    thin.extend_from_slice(rest);
-    thin
+    points.chunks(points.len().div_ceil(limit).max(1)).map(mean).collect()
 }

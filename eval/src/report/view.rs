@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::format::{bytes, count, duration, percent, tick};
 use super::plot::{self, Curve, Level, Plot, Tone};
 use crate::Error;
-use crate::run::{Kind, Metric, Record};
+use crate::run::{Kind, Metric, RunDirectory};
 use crate::task::{ModelResults, Score, Transcript};
 
 /// Scores shown at the top, as the contract of `grow` names them.
@@ -161,7 +161,7 @@ impl View {
     ///
     /// # Errors
     /// [`Error::Render`] if a plot fails.
-    pub fn of(record: &Record) -> Result<View, Error> {
+    pub fn of(record: &RunDirectory) -> Result<View, Error> {
         let run = &record.run;
         let results = record.tasks.as_ref().map_or(&[][..], |r| &r.models);
         let (hashes, facts) = (hashes(record), facts(record));
@@ -195,7 +195,7 @@ impl View {
     }
 }
 
-fn title(record: &Record) -> String {
+fn title(record: &RunDirectory) -> String {
     match &record.run.model {
         Some(m) if m.parameters > 0 => {
             format!("A language model of {} parameters", count(m.parameters as f64))
@@ -205,14 +205,14 @@ fn title(record: &Record) -> String {
 }
 
 /// The scores a reader looks for first.
-fn tiles(record: &Record) -> Vec<Tile> {
+fn tiles(record: &RunDirectory) -> Vec<Tile> {
     let mut tiles = Vec::new();
     let last = record.heldout.as_ref().and_then(|h| h.models.first());
     if let Some(heldout) = last {
         let note = record.compressors.as_ref().map_or(String::new(), |c| {
             format!("xz {:.3}, zstd {:.3}", c.xz.bits_per_byte, c.zstd.bits_per_byte)
         });
-        let value = format!("{:.3}", heldout.bits_per_byte);
+        let value = format!("{:.3}", heldout.score.bits_per_byte);
         tiles.push(Tile { name: "bits per byte, held-out text".into(), value, note });
     }
     let tuned = record.tasks.as_ref().and_then(|r| r.models.first());
@@ -305,11 +305,11 @@ fn score_bar(score: &Score, tone: Tone) -> String {
 }
 
 /// Bits per byte of the models and of the compressors.
-fn bits(record: &Record) -> Vec<Bits> {
+fn bits(record: &RunDirectory) -> Vec<Bits> {
     let mut rows: Vec<(String, f64, String, Tone)> = Vec::new();
     for model in record.heldout.iter().flat_map(|h| &h.models) {
-        let note = format!("{:.3} nats per token", model.nats_per_token);
-        rows.push((format!("{} model", model.model), model.bits_per_byte, note, Tone::First));
+        let note = format!("{:.3} nats per token", model.score.nats_per_token);
+        rows.push((format!("{} model", model.model), model.score.bits_per_byte, note, Tone::First));
     }
     for (name, c) in record.compressors.iter().flat_map(|c| [("xz", &c.xz), ("zstd", &c.zstd)]) {
         let note = format!("{}, {} in {}", c.settings, bytes(c.bytes as f64), duration(c.seconds));
@@ -331,7 +331,7 @@ fn bits(record: &Record) -> Vec<Bits> {
         .collect()
 }
 
-fn bits_note(record: &Record) -> String {
+fn bits_note(record: &RunDirectory) -> String {
     let Some(c) = &record.compressors else { return String::new() };
     format!(
         "All have seen the {} of training text; the held-out text is {}. xz: size of both \
@@ -341,7 +341,7 @@ fn bits_note(record: &Record) -> String {
     )
 }
 
-fn plots(record: &Record) -> Result<Vec<Figure>, Error> {
+fn plots(record: &RunDirectory) -> Result<Vec<Figure>, Error> {
     type Pick = fn(&Metric) -> Option<f64>;
     let points = |metrics: &[Metric], pick: Pick| -> Vec<(f64, f64)> {
         metrics.iter().filter_map(|m| Some((m.tokens as f64, pick(m)?))).collect()
@@ -404,7 +404,7 @@ fn plots(record: &Record) -> Result<Vec<Figure>, Error> {
 }
 
 /// The curves as a table: about ten rows a stage, at the evaluations where there are any.
-fn curve(record: &Record) -> Vec<CurveRow> {
+fn curve(record: &RunDirectory) -> Vec<CurveRow> {
     let mut rows = Vec::new();
     for (stage, metrics) in [("pretrain", &record.pretrain), ("finetune", &record.finetune)] {
         let evaluated = metrics.iter().filter(|m| m.heldout_bits_per_byte.is_some());
@@ -440,7 +440,7 @@ fn spread<'a, T>(items: &[&'a T], limit: usize) -> Vec<&'a T> {
     }
 }
 
-fn stages(record: &Record) -> Vec<StageRow> {
+fn stages(record: &RunDirectory) -> Vec<StageRow> {
     record
         .stages
         .iter()
@@ -458,7 +458,7 @@ fn stages(record: &Record) -> Vec<StageRow> {
         .collect()
 }
 
-fn kinds(record: &Record) -> Vec<KindRow> {
+fn kinds(record: &RunDirectory) -> Vec<KindRow> {
     let Some(corpus) = &record.corpus else { return Vec::new() };
     let row = |kind: &Kind, total| KindRow {
         kind: kind.kind.clone(),
@@ -486,12 +486,12 @@ fn kinds(record: &Record) -> Vec<KindRow> {
     rows
 }
 
-fn overlap(record: &Record) -> Vec<OverlapRow> {
+fn overlap(record: &RunDirectory) -> Vec<OverlapRow> {
     let rows = record.corpus.iter().flat_map(|c| &c.overlap);
     rows.map(|o| OverlapRow { task: o.task.clone(), n: o.n, share: percent(o.share) }).collect()
 }
 
-fn model(record: &Record) -> Vec<Named> {
+fn model(record: &RunDirectory) -> Vec<Named> {
     let Some(m) = &record.run.model else { return Vec::new() };
     let entry = |name: &str, value: String| Named { name: name.into(), value };
     vec![
@@ -509,7 +509,7 @@ fn model(record: &Record) -> Vec<Named> {
     ]
 }
 
-fn facts(record: &Record) -> Vec<Named> {
+fn facts(record: &RunDirectory) -> Vec<Named> {
     let run = &record.run;
     let peak = run.peak_flops_per_s.map(|f| format!("{:.0} GFLOP/s", f / 1e9));
     [
@@ -527,7 +527,7 @@ fn facts(record: &Record) -> Vec<Named> {
 }
 
 /// What each stage made, by BLAKE3.
-fn hashes(record: &Record) -> Vec<Named> {
+fn hashes(record: &RunDirectory) -> Vec<Named> {
     let outputs = record.stages.iter().flat_map(|s| s.outputs.iter().map(|o| (&s.stage, o)));
     outputs
         .map(|(stage, (name, hash))| Named {
@@ -537,7 +537,7 @@ fn hashes(record: &Record) -> Vec<Named> {
         .collect()
 }
 
-fn samples(record: &Record) -> Vec<SampleRow> {
+fn samples(record: &RunDirectory) -> Vec<SampleRow> {
     let mut rows = Vec::new();
     for (stage, metrics) in [("pretraining", &record.pretrain), ("fine-tuning", &record.finetune)] {
         let sampled: Vec<&Metric> = metrics.iter().filter(|m| m.sample.is_some()).collect();
