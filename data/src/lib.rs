@@ -1,1 +1,4 @@
 //! Documents to clean text to token shards; conversations; the microworld.
+
+pub mod batches;
+pub mod shards;

@@ -58,6 +58,17 @@ impl AtomicFile {
         Ok(())
     }
 
+    /// All that was written so far, from a byte on.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn reread(&mut self, from: u64) -> io::Result<impl io::Read> {
+        self.file.flush()?;
+        let mut file = self.file.get_ref().reopen()?;
+        file.seek(SeekFrom::Start(from))?;
+        Ok(file)
+    }
+
     /// The name that the file will get.
     pub fn path(&self) -> &Path {
         &self.path

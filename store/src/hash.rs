@@ -1,6 +1,7 @@
 //! BLAKE3 content hashes.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -46,6 +47,30 @@ impl<'de> Deserialize<'de> for Hash {
     }
 }
 
+/// A hash in the making.
+#[derive(Default)]
+pub struct Hasher(blake3::Hasher);
+
+impl Hasher {
+    /// Adds bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Adds all that a reader gives.
+    ///
+    /// # Errors
+    /// The reader's.
+    pub fn update_reader(&mut self, reader: impl io::Read) -> io::Result<()> {
+        self.0.update_reader(reader).map(drop)
+    }
+
+    /// The hash of all that was added.
+    pub fn finish(&self) -> Hash {
+        Hash(*self.0.finalize().as_bytes())
+    }
+}
+
 /// Hash of some bytes.
 pub fn hash_bytes(bytes: &[u8]) -> Hash {
     Hash(*blake3::hash(bytes).as_bytes())
@@ -57,9 +82,9 @@ pub fn hash_bytes(bytes: &[u8]) -> Hash {
 /// [`StoreError::Io`].
 pub fn hash_file(path: &Path) -> Result<Hash, StoreError> {
     let hash = || {
-        let mut hasher = blake3::Hasher::new();
+        let mut hasher = Hasher::default();
         hasher.update_reader(std::fs::File::open(path)?)?;
-        Ok(Hash(*hasher.finalize().as_bytes()))
+        Ok(hasher.finish())
     };
     hash().map_err(StoreError::io("read", path))
 }
@@ -74,12 +99,12 @@ pub fn hash_dir(path: &Path) -> Result<Hash, StoreError> {
     let mut files = Vec::new();
     collect(path, &mut PathBuf::new(), &mut files)?;
     files.sort();
-    let mut hasher = blake3::Hasher::new();
+    let mut hasher = Hasher::default();
     for name in files {
         let hash = hash_file(&path.join(&name))?;
         hasher.update(format!("{hash}  {}\n", name.display()).as_bytes());
     }
-    Ok(Hash(*hasher.finalize().as_bytes()))
+    Ok(hasher.finish())
 }
 
 /// Hash of a file, or of a folder.
