@@ -2,3 +2,5 @@
 
 pub mod batches;
 pub mod shards;
+pub mod jsonl;
+pub mod text;
