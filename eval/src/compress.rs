@@ -65,9 +65,9 @@ pub fn join<'a>(documents: impl IntoIterator<Item = &'a str>) -> String {
 
 /// Compresses `heldout` given `training` with both programs' strongest settings.
 ///
-/// With `threads` of 2 or more the two passes of xz run side by side and zstd after the shorter;
-/// the result is the same. Each pass of xz takes 680 MB of memory, zstd up to 800 MB at 30 MB of
-/// training text.
+/// With `threads` of 2 or more the two passes of xz run side by side, zstd after one of them; the
+/// result is the same. 30 MB of training text take 31 s for a pass of xz and 19 s for zstd, and
+/// 730 MB of memory (440 MB on one thread).
 ///
 /// # Errors
 /// [`Error::Nothing`] if `heldout` is empty; [`Error::Compressor`] if a library fails (memory).

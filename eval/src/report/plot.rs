@@ -14,7 +14,7 @@ use crate::Error;
 /// Units of the drawing in a pixel of the page.
 const FINE: u32 = 8;
 /// Size of a plot, pixels at its natural size.
-const SIZE: (u32, u32) = (460, 260);
+const SIZE: (u32, u32) = (460, 266);
 /// Size of the text, pixels; plotters writes it smaller by a quarter.
 const TEXT: f64 = 14.5;
 /// A curve is drawn with at most this many points.
@@ -148,7 +148,7 @@ impl Plot {
             let mut chart = ChartBuilder::on(&area)
                 .margin(fine(6.0))
                 .margin_right(fine(18.0))
-                .x_label_area_size(fine(34.0))
+                .x_label_area_size(fine(40.0))
                 .y_label_area_size(fine(44.0))
                 .build_cartesian_2d(x_axis.clone(), y_axis.clone())?;
             chart
