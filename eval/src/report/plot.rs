@@ -147,6 +147,7 @@ impl Plot {
             let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
             let mut chart = ChartBuilder::on(&area)
                 .margin(fine(6.0))
+                .margin_top(fine(14.0))
                 .margin_right(fine(18.0))
                 .x_label_area_size(fine(40.0))
                 .y_label_area_size(fine(44.0))
