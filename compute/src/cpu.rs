@@ -1,12 +1,15 @@
 //! The CPU as a device: its threads, its instruction set, and the kernels.
 
+pub mod attention;
 pub mod embedding;
 pub mod gated;
 pub mod heads;
 pub mod matmul;
 pub mod norm;
+pub mod peak;
 mod rows;
 pub mod softmax;
+mod tile;
 pub mod update;
 
 use crate::{Isa, Pool};

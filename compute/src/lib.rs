@@ -2,11 +2,13 @@
 
 pub mod arena;
 pub mod cpu;
+pub mod kv;
 pub mod math;
 pub mod parameters;
 pub mod pool;
 pub mod rng;
 pub mod simd;
+pub mod tape;
 pub mod tensor;
 
 pub use cpu::Cpu;

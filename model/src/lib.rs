@@ -1,5 +1,10 @@
 //! The transformer, its weights, tokenizer, chat template, KV cache, sampler and generator.
 
+pub mod account;
+pub mod config;
+pub mod init;
 pub mod message;
 pub mod sampler;
 pub mod template;
+pub mod transformer;
+pub mod weights;

@@ -1,1 +1,11 @@
 //! Pretraining and fine-tuning: optimizers, schedules, loops, checkpoints, metrics.
+
+pub mod muon;
+pub mod optimizer;
+pub mod schedule;
+pub mod trainer;
+
+pub use trainer::{
+    Metric, Observer, Precision, Sample, Source, StepMetric, Summary, TrainConfig, Trainer,
+    Validation,
+};

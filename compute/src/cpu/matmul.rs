@@ -11,6 +11,7 @@ use std::cell::RefCell;
 
 use super::Cpu;
 use super::rows::Parts;
+use super::tile::{Bf16, Element, F32, Tile};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
 use crate::simd::{Isa, LANES, Portable, Simd};
@@ -386,11 +387,9 @@ fn multiply_f32(
         let area = Area { rows: r..(r + rows).min(m), panels: p..(p + each).min(count), n, k, ldc };
         // SAFETY: tasks write disjoint rows and columns of c, inside of it (asserted); a and the
         // panels hold what the kernel reads (checked).
-        unsafe {
-            let c = c.part(0..0).as_mut_ptr();
-            let (a, b) = (a.data.as_ptr(), panels.as_ptr());
-            crate::dispatch!(cpu.isa, area_f32(area: &Area = &area, a: *const f32 = a, steps: Steps = steps, b: *const f32 = b, c: *mut f32 = c, accumulate: bool = accumulate));
-        }
+        let c = unsafe { c.part(0..0).as_mut_ptr() };
+        let (a, b) = (a.data.as_ptr(), panels.as_ptr());
+        crate::dispatch!(cpu.isa, area_f32(area: &Area = &area, a: *const f32 = a, steps: Steps = steps, b: *const f32 = b, c: *mut f32 = c, accumulate: bool = accumulate));
     });
 }
 
@@ -422,11 +421,9 @@ fn multiply_bf16(
         let panel_range = p..(p + each).min(count);
         let area = Area { rows: r..(r + rows).min(m), panels: panel_range, n, k: pairs, ldc };
         // SAFETY: as in multiply_f32; k counts pairs.
-        unsafe {
-            let c = c.part(0..0).as_mut_ptr();
-            let (a, b) = (a.as_ptr(), panels.as_ptr());
-            crate::dispatch!(cpu.isa, area_bf16(area: &Area = &area, a: *const u16 = a, steps: Steps = steps, b: *const u16 = b, c: *mut f32 = c, accumulate: bool = accumulate));
-        }
+        let c = unsafe { c.part(0..0).as_mut_ptr() };
+        let (a, b) = (a.as_ptr(), panels.as_ptr());
+        crate::dispatch!(cpu.isa, area_bf16(area: &Area = &area, a: *const u16 = a, steps: Steps = steps, b: *const u16 = b, c: *mut f32 = c, accumulate: bool = accumulate));
     });
 }
 
@@ -446,59 +443,6 @@ struct Steps {
     tile: usize,
     row: usize,
     k: usize,
-}
-
-/// How operands of a type are read.
-trait Element {
-    type T: Copy;
-    /// Elements that one step of a chain takes.
-    const UNIT: usize;
-    unsafe fn broadcast<S: Simd>(p: *const Self::T) -> S::F;
-    unsafe fn load<S: Simd>(p: *const Self::T) -> S::F;
-    unsafe fn multiply_add<S: Simd>(acc: S::F, a: S::F, b: S::F) -> S::F;
-}
-
-struct F32;
-struct Bf16;
-
-impl Element for F32 {
-    type T = f32;
-    const UNIT: usize = 1;
-    #[inline(always)]
-    unsafe fn broadcast<S: Simd>(p: *const f32) -> S::F {
-        // SAFETY: the caller's promise, as in all of these.
-        unsafe { S::splat(*p) }
-    }
-    #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const f32) -> S::F {
-        // SAFETY: see above.
-        unsafe { S::load(p) }
-    }
-    #[inline(always)]
-    unsafe fn multiply_add<S: Simd>(acc: S::F, a: S::F, b: S::F) -> S::F {
-        // SAFETY: see above.
-        unsafe { S::fma(a, b, acc) }
-    }
-}
-
-impl Element for Bf16 {
-    type T = u16;
-    const UNIT: usize = 2;
-    #[inline(always)]
-    unsafe fn broadcast<S: Simd>(p: *const u16) -> S::F {
-        // SAFETY: see above.
-        unsafe { S::splat_pair(p) }
-    }
-    #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const u16) -> S::F {
-        // SAFETY: see above; 16 pairs.
-        unsafe { S::load(p.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn multiply_add<S: Simd>(acc: S::F, a: S::F, b: S::F) -> S::F {
-        // SAFETY: see above.
-        unsafe { S::dot_bf16(acc, a, b) }
-    }
 }
 
 #[inline(always)]
@@ -558,6 +502,7 @@ unsafe fn whole_area<S: Simd, E: Element>(
                             row_step: steps.row,
                             k_step: steps.k,
                             b: b.add((p * area.k + start) * unit + v * LANES * E::UNIT),
+                            b_step: unit,
                             k,
                             c: c.add(row * area.ldc + p * PANEL + v * LANES),
                             ldc: area.ldc,
@@ -572,99 +517,6 @@ unsafe fn whole_area<S: Simd, E: Element>(
             start += k;
             if start >= area.k {
                 break;
-            }
-        }
-    }
-}
-
-/// One accumulator tile.
-struct Tile<E: Element> {
-    a: *const E::T,
-    row_step: usize,
-    k_step: usize,
-    b: *const E::T,
-    k: usize,
-    c: *mut f32,
-    ldc: usize,
-    columns: usize,
-    /// Whether the chain goes on from `c`.
-    more: bool,
-}
-
-impl<E: Element> Tile<E> {
-    #[inline(always)]
-    unsafe fn run<S: Simd>(&self, rows: usize) {
-        macro_rules! by_rows {
-            ($($r:literal)*) => {
-                match (rows, self.columns.div_ceil(LANES)) {
-                    $(
-                        ($r, 1) => self.multiply::<S, $r, 1>(),
-                        ($r, 2) => self.multiply::<S, $r, 2>(),
-                        ($r, _) => self.multiply::<S, $r, 3>(),
-                    )*
-                    _ => {}
-                }
-            };
-        }
-        // SAFETY: the caller's promise.
-        unsafe {
-            if S::TILE_VECTORS == 1 {
-                match rows {
-                    1 => self.multiply::<S, 1, 1>(),
-                    2 => self.multiply::<S, 2, 1>(),
-                    3 => self.multiply::<S, 3, 1>(),
-                    4 => self.multiply::<S, 4, 1>(),
-                    5 => self.multiply::<S, 5, 1>(),
-                    _ => self.multiply::<S, 6, 1>(),
-                }
-            } else {
-                by_rows!(1 2 3 4 5 6 7 8)
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn multiply<S: Simd, const R: usize, const V: usize>(&self) {
-        let full = self.columns == V * LANES;
-        // SAFETY: the caller's promise.
-        unsafe {
-            let mut acc = [[S::splat(0.0); V]; R];
-            if self.more {
-                for (r, acc) in acc.iter_mut().enumerate() {
-                    for (v, acc) in acc.iter_mut().enumerate() {
-                        let p = self.c.add(r * self.ldc + v * LANES);
-                        *acc = if full || v + 1 < V {
-                            S::load(p)
-                        } else {
-                            S::load_n(p, self.columns - v * LANES)
-                        };
-                    }
-                }
-            }
-            let (mut a, mut b) = (self.a, self.b);
-            for _ in 0..self.k {
-                let mut bv = [S::splat(0.0); V];
-                for (v, bv) in bv.iter_mut().enumerate() {
-                    *bv = E::load::<S>(b.add(v * LANES * E::UNIT));
-                }
-                for (r, acc) in acc.iter_mut().enumerate() {
-                    let x = E::broadcast::<S>(a.add(r * self.row_step));
-                    for (acc, bv) in acc.iter_mut().zip(&bv) {
-                        *acc = E::multiply_add::<S>(*acc, x, *bv);
-                    }
-                }
-                a = a.add(self.k_step);
-                b = b.add(PANEL * E::UNIT);
-            }
-            for (r, acc) in acc.iter().enumerate() {
-                for (v, acc) in acc.iter().enumerate() {
-                    let p = self.c.add(r * self.ldc + v * LANES);
-                    if full || v + 1 < V {
-                        S::store(p, *acc);
-                    } else {
-                        S::store_n(p, *acc, self.columns - v * LANES);
-                    }
-                }
             }
         }
     }

@@ -1,0 +1,54 @@
+//! Weights of a new model, from a seed: the one place where they start.
+
+use compute::parameters::Parameters;
+use compute::rng::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::transformer::shapes;
+use crate::weights::parameter;
+
+/// How weights start.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Init {
+    /// Standard deviation of the embedding (and of an untied head).
+    pub embedding_std: f32,
+    /// Standard deviation of an inner matrix, times the square root of its inputs.
+    pub matrix_gain: f32,
+    /// The same for the matrices that write to the residual stream (`o_proj`, `down_proj`).
+    pub output_gain: f32,
+    /// Weights of the norms of queries and keys: attention starts sharper above 1.
+    pub qk_norm: f32,
+}
+
+impl Default for Init {
+    fn default() -> Self {
+        Init { embedding_std: 0.02, matrix_gain: 1.0, output_gain: 0.0, qk_norm: 1.0 }
+    }
+}
+
+/// Parameters of a new model. Each has a random stream of its own, by its name.
+pub fn initialise(config: &Config, init: &Init, seed: u64) -> Parameters {
+    let mut parameters = Parameters::default();
+    for (name, shape) in shapes(config) {
+        let count: usize = shape.iter().product();
+        let normal = |std: f32| -> Vec<f32> {
+            let mut rng = Rng::new(seed).stream(&name);
+            (0..count).map(|_| rng.normal() * std).collect()
+        };
+        let data = if name.contains("q_norm") || name.contains("k_norm") {
+            vec![init.qk_norm; count]
+        } else if shape.len() == 1 {
+            vec![1.0; count]
+        } else if name.contains("embed_tokens") || name.contains("lm_head") {
+            normal(init.embedding_std)
+        } else {
+            let output = name.contains("o_proj") || name.contains("down_proj");
+            let gain = if output { init.output_gain } else { init.matrix_gain };
+            normal(gain / (shape[1] as f32).sqrt())
+        };
+        parameters.add(parameter(name, &shape, data));
+    }
+    parameters
+}
