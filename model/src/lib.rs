@@ -6,5 +6,6 @@ pub mod init;
 pub mod message;
 pub mod sampler;
 pub mod template;
+pub mod tokenizer;
 pub mod transformer;
 pub mod weights;

@@ -1,0 +1,189 @@
+//! Pre-tokenizers: cut text into the pieces within which BPE merges.
+//!
+//! Every family writes its pre-tokenizer as a regular expression. A general engine spends more time
+//! on it than BPE does on everything else, so each one known here is a scanner written by hand,
+//! tested against the expression itself.
+
+use unicode_general_category::{GeneralCategory, get_general_category};
+
+/// A pre-tokenizer, by the family that brought it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PreTokenizer {
+    /// Qwen2, Qwen2.5 and Qwen3: GPT-4's with single digits. See [`QWEN2`].
+    Qwen2,
+}
+
+/// The pieces of [`PreTokenizer::Qwen2`], as `tokenizer.json` writes them.
+pub const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+impl PreTokenizer {
+    /// The regular expression that the scanner stands for.
+    pub fn pattern(self) -> &'static str {
+        match self {
+            PreTokenizer::Qwen2 => QWEN2,
+        }
+    }
+
+    /// The pre-tokenizer of a regular expression, if it is one of those known here.
+    pub fn from_pattern(pattern: &str) -> Option<PreTokenizer> {
+        [PreTokenizer::Qwen2].into_iter().find(|p| p.pattern() == pattern)
+    }
+
+    /// Where the piece that starts at byte `start < text.len()` (a character's first) ends.
+    /// The pieces of a text, one after another, are the whole of it.
+    #[inline]
+    pub fn piece_end(self, text: &str, start: usize) -> usize {
+        match self {
+            PreTokenizer::Qwen2 => qwen2(text, start),
+        }
+    }
+
+    /// The pieces of a text, in order.
+    pub fn pieces(self, text: &str) -> impl Iterator<Item = &str> {
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            (start < text.len()).then(|| {
+                let end = self.piece_end(text, start);
+                let piece = &text[start..end];
+                start = end;
+                piece
+            })
+        })
+    }
+}
+
+/// What the expressions tell characters apart by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// `\p{L}`
+    Letter,
+    /// `\p{N}`
+    Number,
+    /// `[\r\n]`
+    Newline,
+    /// `\s` but for those.
+    Space,
+    /// Marks, punctuation, symbols, controls …
+    Other,
+}
+use Class::*;
+
+const ASCII: [Class; 128] = {
+    let mut table = [Other; 128];
+    let mut i = 0;
+    while i < 128 {
+        table[i] = match i as u8 {
+            b'a'..=b'z' | b'A'..=b'Z' => Letter,
+            b'0'..=b'9' => Number,
+            b'\r' | b'\n' => Newline,
+            b' ' | b'\t' | 0x0b | 0x0c => Space,
+            _ => Other,
+        };
+        i += 1;
+    }
+    table
+};
+
+fn class_of(c: char) -> Class {
+    use GeneralCategory::*;
+    match get_general_category(c) {
+        UppercaseLetter | LowercaseLetter | TitlecaseLetter | ModifierLetter | OtherLetter => {
+            Letter
+        }
+        DecimalNumber | LetterNumber | OtherNumber => Number,
+        _ if c.is_whitespace() => Space,
+        _ => Other,
+    }
+}
+
+/// Class and length of the character at byte `at`; `None` at the end.
+#[inline(always)]
+fn class_at(text: &str, at: usize) -> Option<(Class, usize)> {
+    let &first = text.as_bytes().get(at)?;
+    match ASCII.get(first as usize) {
+        Some(&class) => Some((class, 1)),
+        None => beyond_ascii(text, at),
+    }
+}
+
+#[inline(never)]
+fn beyond_ascii(text: &str, at: usize) -> Option<(Class, usize)> {
+    let c = text.get(at..)?.chars().next()?;
+    Some((class_of(c), c.len_utf8()))
+}
+
+/// Where the run of characters of a class that goes on at `at` ends.
+#[inline(always)]
+fn run(text: &str, mut at: usize, class: Class) -> usize {
+    while let Some((c, n)) = class_at(text, at)
+        && c == class
+    {
+        at += n;
+    }
+    at
+}
+
+/// See [`QWEN2`]. The comments name the alternatives; the first that matches wins.
+#[inline]
+fn qwen2(text: &str, start: usize) -> usize {
+    let Some((class, n)) = class_at(text, start) else { return text.len() };
+    let after = start + n;
+    match class {
+        // [^\r\n\p{L}\p{N}]?\p{L}+ without the option
+        Letter => run(text, after, Letter),
+        // \p{N}
+        Number => after,
+        Newline => white_space(text, start),
+        Space | Other => {
+            let bytes = text.as_bytes();
+            if bytes[start] == b'\''
+                && let Some(n) = contraction(&bytes[after..])
+            {
+                return after + n;
+            }
+            match (class, class_at(text, after)) {
+                // [^\r\n\p{L}\p{N}]?\p{L}+ with it
+                (_, Some((Letter, n))) => run(text, after + n, Letter),
+                //  ?[^\s\p{L}\p{N}]+[\r\n]*, without the space and with it
+                (Other, _) => run(text, run(text, after, Other), Newline),
+                (_, Some((Other, n))) if bytes[start] == b' ' => {
+                    run(text, run(text, after + n, Other), Newline)
+                }
+                _ => white_space(text, start),
+            }
+        }
+    }
+}
+
+/// `\s*[\r\n]+|\s+(?!\S)|\s+`: up to the last newline of the run of white space; without one, all
+/// of it but its last character, which goes with what follows; all if nothing follows or there
+/// is but one.
+fn white_space(text: &str, start: usize) -> usize {
+    let (mut end, mut last, mut newline) = (start, start, None);
+    while let Some((class @ (Space | Newline), n)) = class_at(text, end) {
+        last = end;
+        end += n;
+        if class == Newline {
+            newline = Some(end);
+        }
+    }
+    match newline {
+        Some(newline) => newline,
+        None if end == text.len() || last == start => end,
+        None => last,
+    }
+}
+
+/// Length of what follows the apostrophe in `(?i:'s|'t|'re|'ve|'m|'ll|'d)`. The long s is an s to
+/// whoever ignores case.
+fn contraction(rest: &[u8]) -> Option<usize> {
+    match *rest.first()? | 0x20 {
+        b's' | b't' | b'm' | b'd' => Some(1),
+        first @ (b'r' | b'v' | b'l') => match (first, *rest.get(1)? | 0x20) {
+            (b'r' | b'v', b'e') | (b'l', b'l') => Some(2),
+            _ => None,
+        },
+        _ if rest.starts_with("ſ".as_bytes()) => Some("ſ".len()),
+        _ => None,
+    }
+}
