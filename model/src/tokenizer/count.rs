@@ -91,7 +91,7 @@ pub(super) fn count<T: AsRef<str>>(
     progress: &mut dyn FnMut(Progress),
 ) -> Counts {
     let (mut read, mut bytes) = (0, 0);
-    let mut bundles = |give: &mut dyn FnMut(Bundle)| {
+    let bundles = |give: &mut dyn FnMut(Bundle)| {
         let mut bundle = Bundle::default();
         for text in texts {
             let text = text.as_ref();

@@ -247,12 +247,13 @@ pub(super) fn read(text: &str) -> Result<Tokenizer, TokenizerError> {
     let mut merges = Vec::with_capacity(file.model.merges.len());
     for Merge(left, right) in &file.model.merges {
         let made = format!("{left}{right}");
-        let id = |token: &str| match ids.get(token) {
-            Some(&id) => Ok(id),
-            None => invalid(format!(
-                "the merge of {left:?} and {right:?} needs the token {token:?}, which is not in the vocabulary"
-            ))
-            .map(|()| 0),
+        let id = |token: &str| {
+            ids.get(token).copied().ok_or_else(|| {
+                TokenizerError::Invalid(format!(
+                    "the merge of {left:?} and {right:?} needs the token {token:?}, which is not \
+                     in the vocabulary"
+                ))
+            })
         };
         merges.push((id(left)?, id(right)?, id(&made)?));
     }
