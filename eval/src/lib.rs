@@ -1,5 +1,6 @@
 //! Tasks, scores with intervals, compressors to compare with, and reports.
 
+pub mod ask;
 pub mod compress;
 mod error;
 pub mod interval;
