@@ -197,12 +197,11 @@ impl Node {
 enum Op {
     Input,
     Embedding { table: ParamId, ids: Rc<[u32]> },
-    Linear { x: Var, w: ParamId },
+    Linear { x: Var, w: ParamId, residual: Option<Var> },
     RmsNorm { x: Var, w: ParamId, inv: Vec<f32> },
     Heads { x: Var, w: Option<ParamId>, inv: Vec<f32>, rope: Arc<Rope>, positions: Rc<[u32]> },
     Attention { q: Var, k: Var, v: Var, shape: AttentionShape, spans: Rc<[Span]>, lse: Vec<f32> },
     SwiGlu { gate: Var, up: Var },
-    Add { a: Var, b: Var },
 }
 
 /// One pass.
@@ -273,15 +272,28 @@ impl Tape<'_> {
 
     /// `y = x wᵀ`: `[rows, in]` to `[rows, out]`.
     pub fn linear(&mut self, x: Var, w: ParamId) -> Var {
+        let y = self.ws.floats.take(self.nodes[x.0].rows * self.parameters.get(w).value.rows());
+        self.linear_onto(y, x, w, None)
+    }
+
+    /// `y = residual + x wᵀ`: each output's chain starts from the residual.
+    pub fn linear_add(&mut self, x: Var, w: ParamId, residual: Var) -> Var {
+        let mut y = self.ws.floats.take(self.nodes[residual.0].value.len());
+        update::copy(&self.ws.cpu, self.value(residual), &mut y);
+        self.linear_onto(y, x, w, Some(residual))
+    }
+
+    fn linear_onto(&mut self, mut y: Vec<f32>, x: Var, w: ParamId, residual: Option<Var>) -> Var {
         if self.nodes[x.0].half.is_none() {
             self.nodes[x.0].half = self.ws.halve(&self.nodes[x.0].value);
         }
-        let rows = self.nodes[x.0].rows;
-        let mut y = self.ws.floats.take(rows * self.parameters.get(w).value.rows());
-        let input = self.nodes[x.0].operand();
-        assert_eq!(input.cols, self.parameters.get(w).value.cols(), "inputs of a linear layer");
-        self.ws.product(self.parameters, w, false, input.rows(), rows, &mut y, false);
-        self.push(y, rows, Op::Linear { x, w })
+        let (rows, input) = (self.nodes[x.0].rows, self.nodes[x.0].operand());
+        let weight = &self.parameters.get(w).value;
+        assert_eq!(input.cols, weight.cols(), "inputs of a linear layer");
+        assert_eq!(y.len(), rows * weight.rows(), "outputs of a linear layer");
+        let more = residual.is_some();
+        self.ws.product(self.parameters, w, false, input.rows(), rows, &mut y, more);
+        self.push(y, rows, Op::Linear { x, w, residual })
     }
 
     /// RMS norm of each row, times `w`.
@@ -370,15 +382,6 @@ impl Tape<'_> {
         let mut y = self.ws.floats.take(rows * cols);
         gated::swiglu(&self.ws.cpu, self.value(gate), self.value(up), &mut y);
         self.push(y, rows, Op::SwiGlu { gate, up })
-    }
-
-    /// `a + b`.
-    pub fn add(&mut self, a: Var, b: Var) -> Var {
-        let (rows, cols) = self.shape(a);
-        let mut y = self.ws.floats.take(rows * cols);
-        y.copy_from_slice(self.value(a));
-        update::axpby(&self.ws.cpu, 1.0, self.value(b), 1.0, &mut y);
-        self.push(y, rows, Op::Add { a, b })
     }
 
     /// Logits `h wᵀ` of chosen rows: `[rows.len(), vocab]`.
@@ -509,7 +512,7 @@ impl Tape<'_> {
                 }
                 ws.floats.give(dy);
             }
-            Op::Linear { x, w } => {
+            Op::Linear { x, w, residual } => {
                 let half = ws.halve(&dy);
                 let d = Operand { value: &dy, half: half.as_deref(), cols };
                 if trainable(w) {
@@ -523,7 +526,10 @@ impl Tape<'_> {
                 ws.product(parameters, w, true, d.rows(), rows, &mut dx, more);
                 nodes[x.0].gradient = Some(dx);
                 half.into_iter().for_each(|h| ws.halves.give(h));
-                ws.floats.give(dy);
+                match residual {
+                    Some(residual) => self.add_gradient(residual, dy),
+                    None => ws.floats.give(dy),
+                }
             }
             Op::RmsNorm { x, w, inv } => {
                 let weight = parameters.f32(w);
@@ -579,12 +585,6 @@ impl Tape<'_> {
                 ws.floats.give(dy);
                 self.add_gradient(gate, dgate);
                 self.add_gradient(up, dup);
-            }
-            Op::Add { a, b } => {
-                let mut copy = ws.floats.take(dy.len());
-                copy.copy_from_slice(&dy);
-                self.add_gradient(a, copy);
-                self.add_gradient(b, dy);
             }
         }
     }

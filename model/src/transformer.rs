@@ -136,15 +136,13 @@ impl Transformer {
                     tape.attention_cached(q, k, v, &shape, i, spans, pages)
                 }
             };
-            let a = tape.linear(a, layer.o);
-            x = tape.add(x, a);
+            x = tape.linear_add(a, layer.o, x);
 
             let h = tape.rms_norm(x, layer.mlp_norm, eps);
             let gate = tape.linear(h, layer.gate);
             let up = tape.linear(h, layer.up);
             let m = tape.swiglu(gate, up);
-            let m = tape.linear(m, layer.down);
-            x = tape.add(x, m);
+            x = tape.linear_add(m, layer.down, x);
         }
         tape.rms_norm(x, self.norm, eps)
     }

@@ -247,7 +247,10 @@ fn pack_groups<'a>(
         let rows = tile.min(m - g * tile);
         for (kk, to) in group.chunks_exact_mut(tile).enumerate() {
             let from = &a.data[kk * a.stride + g * tile..][..rows];
-            to[..rows].copy_from_slice(from);
+            match (to.as_chunks_mut::<8>().0, from.as_chunks::<8>().0) {
+                ([to], [from]) => *to = *from, // the common case, without a call
+                _ => to[..rows].copy_from_slice(from),
+            }
         }
     });
     Left { data: groups, tile_step: k, row_step: 1, k_step: tile }

@@ -90,6 +90,17 @@ unsafe fn axpby_kernel<S: Simd>(a: f32, x: &[f32], b: f32, y: &mut [f32]) {
     }
 }
 
+/// `y = x`.
+pub fn copy(cpu: &Cpu, x: &[f32], y: &mut [f32]) {
+    let len = y.len();
+    assert_eq!(x.len(), len);
+    let y = Parts::new(y);
+    cpu.pool.split(len, GRAIN, |r| {
+        // SAFETY: ranges are disjoint.
+        unsafe { y.part(r.clone()) }.copy_from_slice(&x[r]);
+    });
+}
+
 /// The sum of squares in f64, over parts of 4,096 elements in order.
 pub fn squared_norm(cpu: &Cpu, x: &[f32]) -> f64 {
     x.chunks(GRAIN)

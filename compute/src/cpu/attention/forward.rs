@@ -1,41 +1,25 @@
-//! The forward pass, over whole sequences and over pages.
+//! The forward pass, for keys of this batch and for keys in pages alike.
 
-use std::cell::RefCell;
-use std::ops::Range;
-
-use super::{AttentionShape, BLOCK, CachedSpan, ROWS, gather, transpose_blocks};
+use super::band::{self, Band, Product, Start};
+use super::transpose::{pad, transpose};
+use super::{AttentionShape, BLOCK, CachedSpan, check_spans, with_scratch, with_units};
 use crate::Span;
 use crate::cpu::Cpu;
-use crate::cpu::rows::Parts;
-use crate::cpu::tile::product;
-use crate::kv::KvPages;
+use crate::kv::{KvPages, PageId, padded};
 use crate::math::exp;
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Simd, put};
 
-#[derive(Default)]
-struct Scratch {
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    keys: Vec<f32>,
-    scores: Vec<f32>,
-    out: Vec<f32>,
-}
+/// Rows of a task at most: enough to make packing a block of keys cheap.
+const CHUNK: usize = 256;
 
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
-
-/// A block of 64 keys: transposed `[head_dim][64]`, and values `[64][head_dim rounded up]`.
-#[derive(Clone, Copy)]
-struct Block<'a> {
-    keys: &'a [f32],
-    values: &'a [f32],
-}
-
-/// Attention within each span. `q`, `out`: `[rows, heads * head_dim]`; `k`, `v`:
-/// `[rows, kv_heads * head_dim]`; `lse`: `[rows, heads]`, the logarithm of each softmax sum, for
-/// the backward pass.
+/// `out = softmax(scale q kᵀ) v`, causal within each span.
+///
+/// `q`, `out`: `[T, heads * head_dim]`; `k`, `v`: `[T, kv_heads * head_dim]`; `lse`: `[T, heads]`,
+/// the logarithm of each row's softmax sum, which [`backward`](super::backward) needs. Rows of no
+/// span become 0.
+///
+/// # Panics
+/// If sizes do not agree, or spans overlap or are out of order.
 #[allow(clippy::too_many_arguments)]
 pub fn forward(
     cpu: &Cpu,
@@ -47,50 +31,44 @@ pub fn forward(
     out: &mut [f32],
     lse: &mut [f32],
 ) {
-    let (wide, narrow) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
-    let rows = spans.last().map_or(0, |s| s.start + s.len);
-    assert!(q.len() >= rows * wide && out.len() == q.len());
-    assert!(k.len() >= rows * narrow && v.len() == k.len() && lse.len() >= rows * s.heads);
-    let (out, lse) = (Parts::new(out), Parts::new(lse));
-    cpu.pool.run(spans.len() * s.kv_heads, |task| {
-        let (span, head) = (spans[task / s.kv_heads], task % s.kv_heads);
-        let mut scratch = SCRATCH.take();
-        let (padded, hd) = (s.padded(), s.head_dim);
-        let all = span.start..span.start + span.len;
-        gather(k, narrow, all.clone(), head * hd, hd, padded, 1.0, &mut scratch.k);
-        transpose_blocks(&scratch.k, padded, hd, &mut scratch.keys);
-        gather(v, narrow, all.clone(), head * hd, hd, padded, 1.0, &mut scratch.v);
-        scratch.v.resize(span.len.next_multiple_of(BLOCK) * padded, 0.0);
-        let blocks: Vec<Block<'_>> = scratch
-            .keys
-            .chunks_exact(BLOCK * hd)
-            .zip(scratch.v.chunks_exact(BLOCK * padded))
-            .map(|(keys, values)| Block { keys, values })
-            .collect();
-        let group = s.heads / s.kv_heads;
-        for h in head * group..(head + 1) * group {
-            for start in (0..span.len).step_by(ROWS) {
-                let n = ROWS.min(span.len - start);
-                let first = span.start + start;
-                gather(q, wide, first..first + n, h * hd, hd, padded, s.scale, &mut scratch.q);
-                let work = Tile { s, blocks: &blocks, position: start, rows: n };
-                work.run(cpu, &scratch.q, &mut scratch.scores, &mut scratch.out, |r, o, sum| {
-                    let row = first + r;
-                    // SAFETY: tasks have spans or heads of their own.
-                    unsafe {
-                        out.part(row * wide + h * hd..row * wide + (h + 1) * hd).copy_from_slice(o);
-                        lse.part(row * s.heads + h..row * s.heads + h + 1)[0] = sum;
-                    }
-                });
-            }
-        }
-        drop(blocks);
-        SCRATCH.set(scratch);
+    s.check();
+    let (width, kv_width) = s.widths();
+    let rows = lse.len() / s.heads;
+    assert!(lse.len() == rows * s.heads && q.len() == rows * width && out.len() == q.len());
+    assert!(k.len() == rows * kv_width && v.len() == k.len());
+    check_spans(spans.iter().copied(), rows, |r| {
+        out[r.start * width..r.end * width].fill(0.0);
+        lse[r.start * s.heads..r.end * s.heads].fill(0.0);
+    });
+    let (out, lse) = (Out(out.as_mut_ptr()), Out(lse.as_mut_ptr()));
+    with_units(s, spans.iter().map(|span| (0, span.len)), CHUNK, |units| {
+        cpu.pool.run(units.len(), |i| {
+            let unit = units[i];
+            let start = spans[unit.span].start;
+            let keys = Keys::Rows { k: &k[start * kv_width..], v: &v[start * kv_width..] };
+            let row = start + unit.from;
+            let task = Task {
+                shape: s,
+                keys,
+                kv_head: unit.kv_head,
+                from: unit.from,
+                to: unit.to,
+                q: &q[row * width..(row + unit.to - unit.from) * width],
+                out: out.at(row * width),
+                lse: Some(lse.at(row * s.heads)),
+            };
+            task.start(cpu);
+        });
     });
 }
 
-/// Attention of new rows to all positions of their sequences, whose keys and values are in `pages`
-/// already. `q`, `out`: `[rows, heads * head_dim]`.
+/// The same for rows whose keys, their own included, are in pages: row `i` of a span has position
+/// `past + i` and sees positions `0..=past + i`.
+///
+/// `q`, `out`: `[T, heads * head_dim]`. Rows of no span become 0.
+///
+/// # Panics
+/// If sizes do not agree, spans overlap or are out of order, or pages are missing.
 pub fn forward_cached(
     cpu: &Cpu,
     s: &AttentionShape,
@@ -100,194 +78,290 @@ pub fn forward_cached(
     q: &[f32],
     out: &mut [f32],
 ) {
-    let (hd, wide, padded) = (s.head_dim, s.heads * s.head_dim, s.padded());
-    let out = Parts::new(out);
-    cpu.pool.run(spans.len() * s.kv_heads, |task| {
-        let (span, head) = (&spans[task / s.kv_heads], task % s.kv_heads);
-        let mut scratch = SCRATCH.take();
-        let blocks: Vec<Block<'_>> = span.pages[..(span.past + span.rows.len).div_ceil(BLOCK)]
-            .iter()
-            .map(|page| Block {
-                keys: pages.keys(layer, head, *page),
-                values: pages.values(layer, head, *page),
-            })
-            .collect();
-        let group = s.heads / s.kv_heads;
-        for h in head * group..(head + 1) * group {
-            for start in (0..span.rows.len).step_by(ROWS) {
-                let n = ROWS.min(span.rows.len - start);
-                let first = span.rows.start + start;
-                gather(q, wide, first..first + n, h * hd, hd, padded, s.scale, &mut scratch.q);
-                let work = Tile { s, blocks: &blocks, position: span.past + start, rows: n };
-                work.run(cpu, &scratch.q, &mut scratch.scores, &mut scratch.out, |r, o, _| {
-                    let row = first + r;
-                    // SAFETY: tasks have spans or heads of their own.
-                    unsafe { out.part(row * wide + h * hd..row * wide + (h + 1) * hd) }
-                        .copy_from_slice(o);
-                });
-            }
-        }
-        SCRATCH.set(scratch);
+    s.check();
+    let (width, _) = s.widths();
+    let (layers, kv_heads, head_dim) = pages.shape();
+    assert!(layer < layers && kv_heads == s.kv_heads && head_dim == s.head_dim);
+    assert!(q.len() == out.len() && q.len().is_multiple_of(width));
+    for span in spans {
+        assert!(span.pages.len() * BLOCK >= span.past + span.rows.len, "a page is missing");
+    }
+    check_spans(spans.iter().map(|s| s.rows), q.len() / width, |r| {
+        out[r.start * width..r.end * width].fill(0.0);
+    });
+    let out = Out(out.as_mut_ptr());
+    with_units(s, spans.iter().map(|span| (span.past, span.rows.len)), CHUNK, |units| {
+        cpu.pool.run(units.len(), |i| {
+            let unit = units[i];
+            let span = &spans[unit.span];
+            let row = span.rows.start + unit.from - span.past;
+            let task = Task {
+                shape: s,
+                keys: Keys::Pages { pages, layer, ids: span.pages },
+                kv_head: unit.kv_head,
+                from: unit.from,
+                to: unit.to,
+                q: &q[row * width..(row + unit.to - unit.from) * width],
+                out: out.at(row * width),
+                lse: None,
+            };
+            task.start(cpu);
+        });
     });
 }
 
-/// Some query rows of one head at consecutive positions.
-struct Tile<'a> {
-    s: &'a AttentionShape,
-    blocks: &'a [Block<'a>],
-    position: usize,
-    rows: usize,
-}
+/// Output that tasks write disjoint parts of.
+struct Out(*mut f32);
+// SAFETY: units differ in rows or in head, and write those only.
+unsafe impl Sync for Out {}
 
-impl Tile<'_> {
-    /// Calls `done(row, output, log of the softmax sum)` for each row. `q`: `[rows, padded]`, scaled.
-    fn run(
-        &self,
-        cpu: &Cpu,
-        q: &[f32],
-        scores: &mut Vec<f32>,
-        out: &mut Vec<f32>,
-        mut done: impl FnMut(usize, &[f32], f32),
-    ) {
-        let padded = self.s.padded();
-        scores.resize(ROWS * BLOCK, 0.0);
-        out.clear();
-        out.resize(ROWS * padded, 0.0);
-        let mut max = [f32::NEG_INFINITY; ROWS];
-        let mut sums = [[0.0f32; LANES]; ROWS];
-        let state = State { max: &mut max, sums: &mut sums, scores, out };
-        crate::dispatch!(cpu.isa, all_blocks(tile: &Tile<'_> = self, q: &[f32] = q, state: State<'_> = state));
-        for r in 0..self.rows {
-            let mut lanes = sums[r];
-            // The tree of Simd::sum.
-            let mut n = LANES / 2;
-            while n > 0 {
-                for i in 0..n {
-                    lanes[i] += lanes[i + n];
-                }
-                n /= 2;
-            }
-            let row = &mut out[r * padded..r * padded + self.s.head_dim];
-            row.iter_mut().for_each(|x| *x /= lanes[0]);
-            done(r, row, max[r] + libm::logf(lanes[0]));
-        }
+impl Out {
+    fn at(&self, i: usize) -> *mut f32 {
+        self.0.wrapping_add(i)
     }
 }
 
-struct State<'a> {
-    max: &'a mut [f32; ROWS],
-    sums: &'a mut [[f32; LANES]; ROWS],
-    scores: &'a mut [f32],
-    out: &'a mut [f32],
+/// Where keys and values come from.
+#[derive(Clone, Copy)]
+enum Keys<'a> {
+    /// Rows of this batch, from the span's first.
+    Rows { k: &'a [f32], v: &'a [f32] },
+    /// A sequence's pages.
+    Pages { pages: &'a KvPages, layer: usize, ids: &'a [PageId] },
 }
 
-#[inline(always)]
-unsafe fn all_blocks<S: Simd>(tile: &Tile<'_>, q: &[f32], state: State<'_>) {
-    let s = tile.s;
-    let (hd, padded) = (s.head_dim, s.padded());
-    let first = s.visible(tile.position).start / BLOCK;
-    let last = (tile.position + tile.rows - 1) / BLOCK;
-    for b in first..=last {
-        let block = &tile.blocks[b];
-        // What each row sees of this block.
-        let seen = |r: usize| -> Range<usize> {
-            let v = s.visible(tile.position + r);
-            let clip = |x: usize| x.saturating_sub(b * BLOCK).min(BLOCK);
-            clip(v.start)..clip(v.end)
-        };
-        let columns = seen(tile.rows - 1).end;
-        let scores = state.scores.as_mut_ptr();
-        // SAFETY: q is [rows, padded], scores [ROWS][64], out [ROWS][padded], a block's keys
-        // [hd][64] and values [64][padded].
-        unsafe {
-            product::<S>(
-                (tile.rows, columns.next_multiple_of(LANES), hd),
-                (q.as_ptr(), padded, 1),
-                (block.keys.as_ptr(), BLOCK),
-                (scores, BLOCK),
-                false,
-            );
-            for r in 0..tile.rows {
-                let row = scores.add(r * BLOCK);
-                let seen = seen(r);
-                if seen.is_empty() {
-                    continue;
+/// A unit of work: positions `from..to`, the query heads of one key head.
+#[derive(Clone, Copy)]
+struct Task<'a> {
+    shape: &'a AttentionShape,
+    keys: Keys<'a>,
+    kv_head: usize,
+    from: usize,
+    to: usize,
+    /// The rows.
+    q: &'a [f32],
+    out: *mut f32,
+    lse: Option<*mut f32>,
+}
+
+/// Rows that the kernel goes through together, `(head of the group, position)` in this order, and
+/// what it keeps of each until its last block.
+#[derive(Clone, Copy)]
+struct Lines {
+    /// Queries, scaled, `[lines, hdp]`.
+    q: *const f32,
+    /// Weighted sums of values, `[lines, hdp]`.
+    acc: *mut f32,
+    /// Largest score, `[lines]`.
+    max: *mut f32,
+    /// Sums of weights in 16 virtual lanes, `[lines, 16]`.
+    sum: *mut f32,
+    /// Weights of a tile, `[rows, 64]`.
+    p: *mut f32,
+    /// A block of this batch's keys, `[hd, 64]`, and values, `[64, hdp]`.
+    k: *mut f32,
+    v: *mut f32,
+}
+
+impl Task<'_> {
+    fn start(self, cpu: &Cpu) {
+        let s = self.shape;
+        let hdp = padded(s.head_dim);
+        let lines = s.group() * (self.to - self.from);
+        let block = if let Keys::Rows { .. } = self.keys { BLOCK * hdp } else { 0 };
+        let lens = [lines * hdp, lines * hdp, lines, lines * LANES, 8 * BLOCK, block, block];
+        with_scratch(lens, |[q, acc, max, sum, p, k, v]| {
+            let lines = Lines { q, acc, max, sum, p, k, v };
+            crate::dispatch!(cpu.isa, kernel(task: Task<'_> = self, lines: Lines = lines));
+        });
+    }
+
+    /// Keys and values of block `b`; of this batch: packed into `lines`.
+    #[inline(always)]
+    unsafe fn block<S: Simd>(&self, b: usize, lines: &Lines) -> (*const f32, *const f32) {
+        let hd = self.shape.head_dim;
+        match self.keys {
+            Keys::Rows { k, v } => {
+                let stride = self.shape.widths().1;
+                let rows = BLOCK.min(self.to - b * BLOCK);
+                let at = b * BLOCK * stride + self.kv_head * hd;
+                assert!(at + (rows - 1) * stride + hd <= k.len().min(v.len()));
+                // SAFETY: within k and v (asserted); the scratch holds a block of each.
+                unsafe {
+                    transpose::<S>(k.as_ptr().add(at), stride, rows, hd, lines.k);
+                    pad::<S>(v.as_ptr().add(at), stride, rows, hd, 1.0, lines.v);
                 }
-                let rescale = softmax_block::<S>(row, seen, &mut state.max[r], &mut state.sums[r]);
-                if rescale != 1.0 {
-                    let factor = S::splat(rescale);
-                    for i in (0..padded).step_by(LANES) {
-                        let o = state.out.as_mut_ptr().add(r * padded + i);
-                        S::store(o, S::mul(S::load(o), factor));
-                    }
-                }
+                (lines.k, lines.v)
             }
-            // Rows together over the keys that all see, then each over the rest of its own.
-            let shared = seen(0);
-            let together = (0..tile.rows).all(|r| seen(r).start == shared.start);
-            let values = block.values.as_ptr();
-            let out = state.out.as_mut_ptr();
-            let weigh = |row: usize, rows: usize, keys: Range<usize>| {
-                if !keys.is_empty() {
-                    product::<S>(
-                        (rows, padded, keys.len()),
-                        (scores.add(row * BLOCK + keys.start), BLOCK, 1),
-                        (values.add(keys.start * padded), padded),
-                        (out.add(row * padded), padded),
-                        true,
-                    );
-                }
-            };
-            if together {
-                weigh(0, tile.rows, shared.clone());
-            }
-            for r in 0..tile.rows {
-                let seen = seen(r);
-                weigh(r, 1, if together { shared.end.min(seen.end)..seen.end } else { seen });
+            Keys::Pages { pages, layer, ids } => {
+                let (k, v) = pages.block(layer, ids[b], self.kv_head);
+                (k.as_ptr(), v.as_ptr())
             }
         }
     }
 }
 
-/// Scores of a row's block to weights, keys outside of `seen` to 0; the sum's lanes and the maximum
-/// go on. Returns what earlier weights are to be multiplied by.
 #[inline(always)]
-unsafe fn softmax_block<S: Simd>(
-    row: *mut f32,
-    seen: Range<usize>,
-    max: &mut f32,
-    sums: &mut [f32; LANES],
-) -> f32 {
-    // SAFETY: the row holds 64 elements.
+unsafe fn kernel<S: Simd>(task: Task<'_>, lines: Lines) {
+    let s = task.shape;
+    let (hd, hdp, group) = (s.head_dim, padded(s.head_dim), s.group());
+    let n = task.to - task.from;
+    let first_head = task.kv_head * group;
+    // SAFETY: `lines` holds group * n lines, `q`, `out` and `lse` n rows; the instruction set is
+    // the caller's promise.
     unsafe {
-        for i in 0..seen.start {
-            *row.add(i) = f32::NEG_INFINITY;
+        for h in 0..group {
+            let q = task.q.as_ptr().add((first_head + h) * hd);
+            let to = lines.q.cast_mut().add(h * n * hdp);
+            pad::<S>(q, s.heads * hd, n, hd, s.scale, to);
         }
-        let end = seen.end.next_multiple_of(LANES);
-        for i in seen.end..end {
-            *row.add(i) = f32::NEG_INFINITY;
+        for line in 0..group * n {
+            *lines.max.add(line) = f32::NEG_INFINITY;
+            S::store(lines.sum.add(line * LANES), S::splat(0.0));
+            for d in (0..hdp).step_by(LANES) {
+                S::store(lines.acc.add(line * hdp + d), S::splat(0.0));
+            }
         }
-        let mut top = S::load(row);
-        for i in (LANES..end).step_by(LANES) {
-            top = S::max(S::load(row.add(i)), top);
+        for b in s.first_key(task.from) / BLOCK..=(task.to - 1) / BLOCK {
+            let (k, v) = task.block::<S>(b, &lines);
+            if n == 1 {
+                // All heads of the group at once.
+                tile::<S>(s, &lines, (k, v), b, 0, group, task.from, 0);
+                continue;
+            }
+            for h in 0..group {
+                let mut p = task.from.max(b * BLOCK);
+                while p < task.to && s.first_key(p) < (b + 1) * BLOCK {
+                    // Not over the end of a block, so that all rows see something of each.
+                    let rows = (task.to - p).min(band::rows::<S>() - p % band::rows::<S>());
+                    tile::<S>(s, &lines, (k, v), b, h * n + p - task.from, rows, p, 1);
+                    p += rows;
+                }
+            }
         }
-        let new = max.max(S::max_lane(top));
-        let rescale = if *max == new { 1.0 } else { exp_one::<S>(*max - new) };
-        *max = new;
-        let shift = S::splat(new);
-        let mut sum = S::mul(S::load(sums.as_ptr()), S::splat(rescale));
-        for i in (0..end).step_by(LANES) {
-            let p = exp::<S>(S::sub(S::load(row.add(i)), shift));
-            sum = S::add(sum, p);
-            S::store(row.add(i), p);
+        for line in 0..group * n {
+            let (h, i) = (first_head + line / n, line % n);
+            let sum = S::sum(S::load(lines.sum.add(line * LANES)));
+            let inverse = S::splat(1.0 / sum);
+            for d in (0..hd).step_by(LANES) {
+                let x = S::mul(S::load(lines.acc.add(line * hdp + d)), inverse);
+                put::<S>(task.out.add((i * s.heads + h) * hd), d, hd, x);
+            }
+            if let Some(lse) = task.lse {
+                *lse.add(i * s.heads + h) = *lines.max.add(line) + libm::logf(sum);
+            }
         }
-        S::store(sums.as_mut_ptr(), sum);
-        rescale
     }
 }
 
+/// Block `b` for the lines `line..line + rows`, of positions `p + r * slope`.
 #[inline(always)]
-unsafe fn exp_one<S: Simd>(x: f32) -> f32 {
-    // SAFETY: the instruction set is the caller's promise.
-    unsafe { S::to_array(exp::<S>(S::splat(x)))[0] }
+#[allow(clippy::too_many_arguments)]
+unsafe fn tile<S: Simd>(
+    s: &AttentionShape,
+    lines: &Lines,
+    (k, v): (*const f32, *const f32),
+    b: usize,
+    line: usize,
+    rows: usize,
+    p: usize,
+    slope: usize,
+) {
+    let hdp = padded(s.head_dim);
+    // At most a tile's rows at a time (decoding may bring more heads).
+    for r in (0..rows).step_by(band::rows::<S>()) {
+        let (line, rows, p) = (line + r, (rows - r).min(band::rows::<S>()), p + r * slope);
+        let start = (b * BLOCK) as isize;
+        let window = s.window.map_or(isize::MAX / 2, |w| w.clamp(1, isize::MAX as usize / 2) as isize);
+        let visible = Band {
+            from: p as isize + 1 - window - start,
+            to: p as isize + 1 - start,
+            slope: slope as isize,
+            depth: BLOCK,
+        };
+        let vectors = visible.row(rows - 1).end.div_ceil(LANES);
+        // SAFETY: lines and blocks hold what they say.
+        unsafe {
+            let scores = Product {
+                a: lines.q.add(line * hdp),
+                a_row: hdp,
+                a_k: 1,
+                b: k,
+                b_row: BLOCK,
+                c: lines.p,
+                c_row: BLOCK,
+                vectors,
+                band: Band::all(s.head_dim),
+                start: Start::Zero,
+            };
+            scores.run::<S>(rows);
+            let mut rescale = [0.0f32; LANES];
+            for (r, rescale) in rescale.iter_mut().enumerate().take(rows) {
+                let x = lines.p.add(r * BLOCK);
+                mask::<S>(x, vectors, visible.row(r));
+                let mut top = S::splat(f32::NEG_INFINITY);
+                for v in 0..vectors {
+                    top = S::max(S::load(x.add(v * LANES)), top);
+                }
+                let before = *lines.max.add(line + r);
+                let max = before.max(S::max_lane(top));
+                *lines.max.add(line + r) = max;
+                *rescale = before - max;
+            }
+            S::store(rescale.as_mut_ptr(), exp::<S>(S::load(rescale.as_ptr())));
+            for (r, rescale) in rescale.iter().enumerate().take(rows) {
+                let x = lines.p.add(r * BLOCK);
+                let sum = lines.sum.add((line + r) * LANES);
+                let max = S::splat(*lines.max.add(line + r));
+                let mut total = S::mul(S::load(sum), S::splat(*rescale));
+                for v in 0..vectors {
+                    let weight = exp::<S>(S::sub(S::load(x.add(v * LANES)), max));
+                    S::store(x.add(v * LANES), weight);
+                    total = S::add(total, weight);
+                }
+                S::store(sum, total);
+            }
+            let values = Product {
+                a: lines.p,
+                a_row: BLOCK,
+                a_k: 1,
+                b: v,
+                b_row: hdp,
+                c: lines.acc.add(line * hdp),
+                c_row: hdp,
+                vectors: hdp / LANES,
+                band: visible,
+                start: Start::Scaled(rescale.as_ptr()),
+            };
+            values.run::<S>(rows);
+        }
+    }
+}
+
+/// Scores outside of `visible` become -inf.
+#[inline(always)]
+unsafe fn mask<S: Simd>(x: *mut f32, vectors: usize, visible: std::ops::Range<usize>) {
+    const LANE: [f32; LANES] = {
+        let mut lane = [0.0; LANES];
+        let mut i = 0;
+        while i < LANES {
+            lane[i] = i as f32;
+            i += 1;
+        }
+        lane
+    };
+    // SAFETY: x holds that many vectors.
+    unsafe {
+        let hidden = S::splat(f32::NEG_INFINITY);
+        let (from, to) = (S::splat(visible.start as f32), S::splat(visible.end as f32));
+        for v in 0..vectors {
+            if visible.start <= v * LANES && (v + 1) * LANES <= visible.end {
+                continue;
+            }
+            let lane = S::add(S::load(LANE.as_ptr()), S::splat((v * LANES) as f32));
+            let score = S::load(x.add(v * LANES));
+            let score = S::select(S::lt(lane, to), score, hidden);
+            S::store(x.add(v * LANES), S::select(S::lt(lane, from), hidden, score));
+        }
+    }
 }
