@@ -51,6 +51,11 @@ pub struct Run {
     pub peak_flops_per_s: Option<f64>,
     /// One sentence about the data: "the microworld of seed 0", or the paths given.
     pub source: String,
+    /// The stages that this run has; empty for all of them. (Text of one's own without
+    /// conversations has no `finetune`.)
+    pub stages: Vec<String>,
+    /// Whether there are questions to score: `false` for text of one's own.
+    pub microworld: Option<bool>,
     /// The model.
     pub model: Option<Model>,
     /// The recipe, as text.
@@ -249,17 +254,26 @@ impl RunDirectory {
     pub fn read(folder: &Path) -> Result<RunDirectory, Error> {
         fs::read_dir(folder).map_err(Error::io(folder))?;
         let mut reader = Reader { folder, missing: Vec::new() };
+        let run: Run =
+            reader.json("run.json", "the command, the seed and the model").unwrap_or_default();
+        let planned = |stage: &str| run.stages.is_empty() || run.stages.iter().any(|s| s == stage);
         let mut record = RunDirectory {
-            run: reader.json("run.json", "the command, the seed and the model").unwrap_or_default(),
-            stages: reader.stages(),
+            stages: reader.stages(planned),
             corpus: reader.json("data/corpus.json", "what went in"),
             pretrain: reader.lines("pretrain/metrics.jsonl", "the curves of pretraining"),
-            finetune: reader.lines("finetune/metrics.jsonl", "the curves of fine-tuning"),
             heldout: reader.json("eval/heldout.json", "bits per byte of the held-out text"),
             compressors: reader.json("eval/compressors.json", "xz and zstd on the held-out text"),
-            tasks: reader.json("eval/microworld.json", "scores on the microworld's questions"),
-            missing: Vec::new(),
+            ..RunDirectory::default()
         };
+        if planned("finetune") {
+            let name = "finetune/metrics.jsonl";
+            record.finetune = reader.lines(name, "the curves of fine-tuning");
+        }
+        if run.microworld != Some(false) {
+            let name = "eval/microworld.json";
+            record.tasks = reader.json(name, "scores on the microworld's questions");
+        }
+        record.run = run;
         record.missing = reader.missing;
         Ok(record)
     }
@@ -332,7 +346,7 @@ impl Reader<'_> {
         metrics
     }
 
-    fn stages(&mut self) -> Vec<Stage> {
+    fn stages(&mut self, planned: impl Fn(&str) -> bool) -> Vec<Stage> {
         let mut names: Vec<String> = fs::read_dir(self.folder.join("stages"))
             .map(|entries| {
                 entries
@@ -355,7 +369,7 @@ impl Reader<'_> {
         let place = |s: &Stage| ORDER.iter().position(|o| *o == s.stage).unwrap_or(ORDER.len());
         stages.sort_by_key(place);
         for stage in &ORDER[..5] {
-            if !stages.iter().any(|s| s.stage == *stage) {
+            if planned(stage) && !stages.iter().any(|s| s.stage == *stage) {
                 self.missing.push(format!("the stage {stage}: it has not finished"));
             }
         }

@@ -270,3 +270,19 @@ fn steps_done_again_after_a_kill_count_once() {
         RunDirectory::read(folder.path()).unwrap().pretrain.iter().map(|m| m.step).collect();
     assert_eq!(steps, [1, 2, 3, 4, 5]);
 }
+
+#[test]
+fn text_of_ones_own_lacks_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    write_run(folder.path(), "x");
+    for gone in ["finetune/metrics.jsonl", "stages/finetune.json", "eval/microworld.json"] {
+        fs::remove_file(folder.path().join(gone)).unwrap();
+    }
+    assert_eq!(RunDirectory::read(folder.path()).unwrap().missing.len(), 3);
+    let run = json!({"stages": ["prepare", "tokenize", "pretrain", "evaluate", "report"],
+        "microworld": false});
+    fs::write(folder.path().join("run.json"), run.to_string()).unwrap();
+    assert_eq!(RunDirectory::read(folder.path()).unwrap().missing, Vec::<String>::new());
+    let (html, _) = render(folder.path());
+    assert!(!html.contains("What it can do") && html.contains("Bits per byte"));
+}
