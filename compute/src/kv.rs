@@ -1,177 +1,213 @@
-//! Keys and values of earlier positions, in pages of 64 positions that sequences can share.
+//! Keys and values of sequences that are being generated, in pages of 64 positions (Kwon et al.
+//! 2023). A page is attention's key block, stored as its kernel reads it: keys transposed. Pages
+//! count their users, so that sequences with the same beginning share its pages.
 
-use thiserror::Error;
-
+use crate::aligned::Aligned;
 use crate::simd::LANES;
 
-/// Positions of a page.
+/// Positions in a page.
 pub const PAGE: usize = 64;
 
-/// Which page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// A page of a [`KvPages`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PageId(u32);
 
-/// Why pages can't be had.
-#[derive(Debug, Error, PartialEq, Eq)]
+/// What can go wrong with pages.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum KvError {
-    /// More memory than can be addressed or than there is.
-    #[error("{pages} pages of {page_bytes} bytes are more memory than there is")]
+    /// More memory than there is.
+    #[error(
+        "a key/value cache of {pages} pages of {PAGE} positions ({bytes} bytes) does not fit: use fewer pages"
+    )]
     TooLarge {
-        /// Asked for.
+        /// Pages asked for.
         pages: usize,
-        /// Of each.
-        page_bytes: usize,
+        /// Bytes they take, as far as that can be counted.
+        bytes: usize,
     },
+    /// Released too often, or never allocated here.
+    #[error("page {0} of the key/value cache is not in use")]
+    NotInUse(u32),
+    /// A page has more users than can be counted.
+    #[error("page {0} of the key/value cache has too many users")]
+    TooManyUsers(u32),
+    /// All pages are in use.
+    #[error("all pages of the key/value cache are in use")]
+    OutOfPages,
 }
 
-/// One sequence: its pages in order, and how many positions are filled.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The pages of one model. A page holds, layer by layer, keys `[kv_heads, head_dim, 64]` and
+/// values `[kv_heads, 64, head_dim rounded up to 16]`, f32.
+pub struct KvPages {
+    data: Aligned,
+    /// Users of each page; 0 = free.
+    users: Vec<u32>,
+    /// Free pages; the last one goes next.
+    free: Vec<u32>,
+    layers: usize,
+    kv_heads: usize,
+    head_dim: usize,
+}
+
+/// One sequence's pages.
+#[derive(Clone, Debug, Default)]
 pub struct KvSequence {
-    /// Pages, 64 positions each.
+    /// Pages of positions `0..64`, `64..128`, …
     pub pages: Vec<PageId>,
-    /// Positions that hold keys and values.
+    /// Positions that are filled.
     pub len: usize,
 }
 
-/// The storage of all pages of a model, taken once. A page holds, for each layer and key head, keys
-/// transposed `[head_dim][64]` and values `[64][head_dim rounded up to 16]`, f32.
-pub struct KvPages {
-    kv_heads: usize,
-    head_dim: usize,
-    layers: usize,
-    data: Vec<f32>,
-    /// How many sequences hold each page.
-    holders: Vec<u32>,
-    free: Vec<PageId>,
+/// Row length of stored values: whole vectors.
+pub(crate) fn padded(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(LANES)
 }
 
 impl KvPages {
-    /// Storage for `pages` pages.
+    /// Room for `pages` pages.
     ///
     /// # Errors
-    /// If it is more memory than can be had.
+    /// [`KvError::TooLarge`] if the system does not give the memory.
     pub fn new(
         layers: usize,
         kv_heads: usize,
         head_dim: usize,
         pages: usize,
     ) -> Result<KvPages, KvError> {
-        let mut kv = KvPages {
-            kv_heads,
-            head_dim,
-            layers,
-            data: Vec::new(),
-            holders: vec![0; pages],
-            free: (0..pages as u32).rev().map(PageId).collect(),
+        let floats = || {
+            let head = head_dim.checked_add(head_dim.checked_next_multiple_of(LANES)?)?;
+            head.checked_mul(PAGE)?.checked_mul(kv_heads)?.checked_mul(layers)?.checked_mul(pages)
         };
-        let too_large = KvError::TooLarge { pages, page_bytes: kv.page_len() * 4 };
-        match kv.page_len().checked_mul(pages) {
-            Some(len) if kv.data.try_reserve_exact(len).is_ok() => kv.data.resize(len, 0.0),
-            _ => return Err(too_large),
+        let floats = floats().filter(|n| n.checked_mul(4).is_some());
+        let bytes = floats.map_or(usize::MAX, |n| n * 4);
+        let data = floats.filter(|_| pages < u32::MAX as usize).and_then(Aligned::zeros);
+        let data = data.ok_or(KvError::TooLarge { pages, bytes })?;
+        let (users, free) = (vec![0; pages], (0..pages as u32).rev().collect());
+        Ok(KvPages { data, users, free, layers, kv_heads, head_dim })
+    }
+
+    /// A page with one user and whatever it held before; `None` if all are in use.
+    pub fn allocate(&mut self) -> Option<PageId> {
+        let page = self.free.pop()?;
+        self.users[page as usize] = 1;
+        Some(PageId(page))
+    }
+
+    /// One more user of a page.
+    ///
+    /// # Errors
+    /// If it is not in use.
+    pub fn retain(&mut self, page: PageId) -> Result<(), KvError> {
+        let users = self.users_mut(page)?;
+        *users = users.checked_add(1).ok_or(KvError::TooManyUsers(page.0))?;
+        Ok(())
+    }
+
+    /// One user less; without any the page is free.
+    ///
+    /// # Errors
+    /// If it is not in use.
+    pub fn release(&mut self, page: PageId) -> Result<(), KvError> {
+        let users = self.users_mut(page)?;
+        *users -= 1;
+        if *users == 0 {
+            self.free.push(page.0);
         }
-        Ok(kv)
+        Ok(())
     }
 
-    fn padded(&self) -> usize {
-        self.head_dim.next_multiple_of(LANES)
+    /// How many users a page has: 0 if it is free. One with several is copied before it is
+    /// appended to.
+    pub fn users(&self, page: PageId) -> u32 {
+        self.users.get(page.0 as usize).copied().unwrap_or(0)
     }
 
-    fn head_len(&self) -> usize {
-        PAGE * (self.head_dim + self.padded())
+    /// A new page with the contents of `page` and one user.
+    ///
+    /// # Errors
+    /// If all pages are in use, or `page` is not.
+    pub fn copy_page(&mut self, page: PageId) -> Result<PageId, KvError> {
+        self.users_mut(page)?;
+        let copy = self.allocate().ok_or(KvError::OutOfPages)?;
+        let n = self.page_len();
+        let from = page.0 as usize * n;
+        self.data.copy_within(from..from + n, copy.0 as usize * n);
+        Ok(copy)
     }
 
-    fn page_len(&self) -> usize {
-        self.layers * self.kv_heads * self.head_len()
-    }
-
-    /// Bytes of all pages.
-    pub fn bytes(&self) -> usize {
-        self.data.len() * 4
-    }
-
-    /// Pages that nobody holds.
+    /// Pages that [`KvPages::allocate`] can still give.
     pub fn free_pages(&self) -> usize {
         self.free.len()
     }
 
-    /// A page that nobody held, now held once; `None` if there is none.
-    pub fn allocate(&mut self) -> Option<PageId> {
-        let page = self.free.pop()?;
-        self.holders[page.0 as usize] = 1;
-        Some(page)
+    /// All pages, free or not.
+    pub fn total_pages(&self) -> usize {
+        self.users.len()
     }
 
-    /// One more sequence holds a page.
+    /// Memory of all pages.
+    pub fn bytes(&self) -> usize {
+        self.data.len() * 4
+    }
+
+    /// Stores rows of keys and values, `[n, kv_heads * head_dim]`, as positions `position..` of a
+    /// sequence in a layer.
     ///
     /// # Panics
-    /// If nobody holds it.
-    pub fn retain(&mut self, page: PageId) {
-        let holders = &mut self.holders[page.0 as usize];
-        assert!(*holders > 0, "a page that nobody holds");
-        *holders += 1;
-    }
-
-    /// How many hold a page.
-    pub fn holders(&self, page: PageId) -> u32 {
-        self.holders[page.0 as usize]
-    }
-
-    /// One sequence less holds a page.
-    ///
-    /// # Panics
-    /// If nobody holds it.
-    pub fn release(&mut self, page: PageId) {
-        let holders = &mut self.holders[page.0 as usize];
-        assert!(*holders > 0, "a page released twice");
-        *holders -= 1;
-        if *holders == 0 {
-            self.free.push(page);
-        }
-    }
-
-    /// Copies all of a page, so that a sequence can write to its own.
-    pub fn copy_page(&mut self, from: PageId, to: PageId) {
-        let len = self.page_len();
-        let from = from.0 as usize * len;
-        self.data.copy_within(from..from + len, to.0 as usize * len);
-    }
-
-    fn head_start(&self, layer: usize, head: usize, page: PageId) -> usize {
-        page.0 as usize * self.page_len() + (layer * self.kv_heads + head) * self.head_len()
-    }
-
-    /// Keys `[head_dim][64]` of a page.
-    pub(crate) fn keys(&self, layer: usize, head: usize, page: PageId) -> &[f32] {
-        &self.data[self.head_start(layer, head, page)..][..PAGE * self.head_dim]
-    }
-
-    /// Values `[64][head_dim rounded up]` of a page.
-    pub(crate) fn values(&self, layer: usize, head: usize, page: PageId) -> &[f32] {
-        let start = self.head_start(layer, head, page) + PAGE * self.head_dim;
-        &self.data[start..][..PAGE * self.padded()]
-    }
-
-    /// Writes keys and values (`[n, kv_heads * head_dim]`) of positions `start..start + n` of a
-    /// sequence that has these pages.
-    ///
-    /// # Panics
-    /// If the pages have no such positions.
-    pub fn append(&mut self, layer: usize, pages: &[PageId], start: usize, k: &[f32], v: &[f32]) {
-        let (hd, padded, width) = (self.head_dim, self.padded(), self.kv_heads * self.head_dim);
+    /// If `pages` has no page in use for a position, or sizes do not agree.
+    pub fn append(
+        &mut self,
+        layer: usize,
+        pages: &[PageId],
+        position: usize,
+        k: &[f32],
+        v: &[f32],
+    ) {
+        let (hd, hdp) = (self.head_dim, padded(self.head_dim));
+        let width = self.kv_heads * hd;
+        assert!(k.len() == v.len() && k.len().is_multiple_of(width.max(1)));
         for (i, (k, v)) in k.chunks_exact(width).zip(v.chunks_exact(width)).enumerate() {
-            let position = start + i;
-            let (page, at) = (pages[position / PAGE], position % PAGE);
+            let (page, slot) = (pages[(position + i) / PAGE], (position + i) % PAGE);
+            assert!(self.users(page) > 0, "page {} is not in use", page.0);
             for head in 0..self.kv_heads {
-                let from = self.head_start(layer, head, page);
-                let area = &mut self.data[from..from + PAGE * (hd + padded)];
-                let (keys, values) = area.split_at_mut(PAGE * hd);
-                for (e, k) in k[head * hd..(head + 1) * hd].iter().enumerate() {
-                    keys[e * PAGE + at] = *k;
+                let start = self.head_start(layer, page, head);
+                let (keys, values) =
+                    self.data[start..start + PAGE * (hd + hdp)].split_at_mut(PAGE * hd);
+                let r = head * hd..(head + 1) * hd;
+                for (column, x) in keys.chunks_exact_mut(PAGE).zip(&k[r.clone()]) {
+                    column[slot] = *x;
                 }
-                values[at * padded..at * padded + hd]
-                    .copy_from_slice(&v[head * hd..(head + 1) * hd]);
+                values[slot * hdp..slot * hdp + hd].copy_from_slice(&v[r]);
             }
         }
+    }
+
+    /// Keys `[head_dim, 64]` and values `[64, padded head_dim]` of a head in a page.
+    pub(crate) fn block(&self, layer: usize, page: PageId, kv_head: usize) -> (&[f32], &[f32]) {
+        assert!(self.users(page) > 0, "page {} is not in use", page.0);
+        let start = self.head_start(layer, page, kv_head);
+        let (hd, hdp) = (self.head_dim, padded(self.head_dim));
+        self.data[start..start + PAGE * (hd + hdp)].split_at(PAGE * hd)
+    }
+
+    /// Layers, key/value heads, elements of a head.
+    pub fn shape(&self) -> (usize, usize, usize) {
+        (self.layers, self.kv_heads, self.head_dim)
+    }
+
+    fn head_start(&self, layer: usize, page: PageId, head: usize) -> usize {
+        assert!(layer < self.layers && head < self.kv_heads);
+        let head_len = PAGE * (self.head_dim + padded(self.head_dim));
+        page.0 as usize * self.page_len() + (layer * self.kv_heads + head) * head_len
+    }
+
+    fn page_len(&self) -> usize {
+        self.layers * self.kv_heads * PAGE * (self.head_dim + padded(self.head_dim))
+    }
+
+    fn users_mut(&mut self, page: PageId) -> Result<&mut u32, KvError> {
+        let users = self.users.get_mut(page.0 as usize).filter(|u| **u > 0);
+        users.ok_or(KvError::NotInUse(page.0))
     }
 }
 
@@ -181,19 +217,57 @@ mod tests {
 
     #[test]
     fn pages_are_counted() {
-        let mut kv = KvPages::new(2, 1, 4, 2).expect("small");
-        let (a, b) = (kv.allocate().expect("free"), kv.allocate().expect("free"));
-        assert!(a != b && kv.allocate().is_none());
-        kv.retain(a);
-        kv.release(a);
-        assert_eq!(kv.free_pages(), 0);
-        kv.release(a);
-        assert_eq!((kv.free_pages(), kv.allocate()), (1, Some(a)));
+        let mut pages = KvPages::new(2, 1, 3, 2).expect("small");
+        let (a, b) = (pages.allocate().expect("free"), pages.allocate().expect("free"));
+        assert_ne!(a, b);
+        assert_eq!((pages.allocate(), pages.free_pages()), (None, 0));
+        assert_eq!(pages.copy_page(a), Err(KvError::OutOfPages));
+        pages.retain(a).expect("in use");
+        assert_eq!(pages.users(a), 2);
+        pages.release(a).expect("in use");
+        assert_eq!(pages.free_pages(), 0);
+        pages.release(a).expect("in use");
+        assert_eq!(pages.free_pages(), 1);
+        assert_eq!(pages.release(a), Err(KvError::NotInUse(a.0)));
+        assert_eq!(pages.retain(a), Err(KvError::NotInUse(a.0)));
+        assert_eq!(pages.copy_page(a), Err(KvError::NotInUse(a.0)));
+        assert_eq!(pages.free_pages(), 1, "misuse changes nothing");
+        assert_eq!(pages.allocate(), Some(a));
+        assert_eq!(pages.release(PageId(7)), Err(KvError::NotInUse(7)));
     }
 
     #[test]
-    fn too_much_is_an_error() {
-        assert!(KvPages::new(1 << 20, 1 << 20, 1 << 12, 1 << 20).is_err());
-        assert!(KvPages::new(1 << 10, 1 << 10, 1 << 10, 1 << 12).is_err());
+    fn contents_go_where_they_belong_and_copies_are_apart() {
+        let (layers, heads, hd) = (2, 2, 3);
+        let mut pages = KvPages::new(layers, heads, hd, 3).expect("small");
+        let ids = [pages.allocate().expect("free"), pages.allocate().expect("free")];
+        let width = heads * hd;
+        let k: Vec<f32> = (0..5 * width).map(|i| i as f32).collect();
+        let v: Vec<f32> = k.iter().map(|x| -x).collect();
+        pages.append(1, &ids, 62, &k, &v);
+        let copy = pages.copy_page(ids[1]).expect("one left");
+        pages.append(1, &[ids[0], copy], 64, &vec![9.0; width], &vec![9.0; width]);
+        for (i, position) in (62..67).enumerate() {
+            for h in 0..heads {
+                let (keys, values) = pages.block(1, ids[position / PAGE], h);
+                for d in 0..hd {
+                    let x = (i * width + h * hd + d) as f32;
+                    assert_eq!(keys[d * PAGE + position % PAGE], x);
+                    assert_eq!(values[position % PAGE * padded(hd) + d], -x);
+                }
+            }
+        }
+        assert_eq!(pages.block(1, copy, 0).0[0], 9.0);
+        assert_eq!(pages.block(1, copy, 0).0[1], pages.block(1, ids[1], 0).0[1]);
+        assert!(pages.block(0, ids[0], 0).0.iter().all(|x| *x == 0.0), "the other layer");
+    }
+
+    #[test]
+    fn what_cannot_fit_is_an_error() {
+        for (layers, hd, pages) in [(1, 64, usize::MAX), (usize::MAX, 64, 2), (1, usize::MAX, 1)] {
+            assert!(matches!(KvPages::new(layers, 1, hd, pages), Err(KvError::TooLarge { .. })));
+        }
+        assert!(KvPages::new(1 << 20, 1 << 10, 1 << 10, 1 << 10).is_err(), "petabytes");
+        assert_eq!(KvPages::new(1, 1, 64, 0).map(|p| p.bytes()), Ok(0));
     }
 }

@@ -1,5 +1,6 @@
 //! Tensors, kernels and the tape: the arithmetic of language models, forward and backward.
 
+mod aligned;
 pub mod arena;
 pub mod cpu;
 pub mod kv;

@@ -1,97 +1,154 @@
-//! Causal attention without a matrix of all scores (Rabe and Staats 2021; Dao et al. 2022).
+//! Causal attention with an online softmax (Milakov & Gimelshein 2018; Dao et al. 2022): scores
+//! exist for 64 keys at a time.
 //!
-//! Keys are taken in blocks of 64 positions, anchored at multiples of 64, with a softmax that is
-//! rescaled block by block. A query row's result depends on its own query and the keys up to its
-//! position and nothing else, so whole sequences, pieces and single tokens give the same bits:
-//! scores are one chain over the head, a weighted sum one chain over the visible keys in order,
-//! a softmax sum 16 virtual lanes (key `j` in lane `j % 16`).
+//! A query takes its keys in blocks anchored at multiples of 64 positions, in order; within a block
+//! each score is one chain over the head's elements, each element of the result one chain over
+//! the visible keys. So a row's bits depend on its query and the keys it sees, and on nothing else:
+//! not on its neighbours, on threads, or on whether the keys came from this batch or from a cache.
 #![allow(unsafe_code)]
 
 mod backward;
+mod band;
 mod forward;
+#[cfg(test)]
+mod tests;
+mod transpose;
+
+use std::cell::{Cell, RefCell};
 
 pub use backward::backward;
 pub use forward::{forward, forward_cached};
 
 use crate::Span;
+use crate::aligned::Aligned;
 use crate::kv::{PAGE, PageId};
 use crate::simd::LANES;
 
-/// Heads and their width.
+/// Keys in a block: a page of the cache.
+const BLOCK: usize = PAGE;
+
+/// What attention is like in a layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionShape {
-    /// Query heads.
+    /// Query heads; a multiple of `kv_heads`.
     pub heads: usize,
-    /// Key and value heads; each serves `heads / kv_heads` query heads.
+    /// Key/value heads, each shared by `heads / kv_heads` consecutive query heads.
     pub kv_heads: usize,
-    /// Width of a head.
+    /// Elements of a head.
     pub head_dim: usize,
-    /// Scores are multiplied by it.
+    /// Factor of the scores, usually `1 / sqrt(head_dim)`.
     pub scale: f32,
-    /// A row sees only so many positions back, its own included; `None`: all.
+    /// Row `i` sees keys `j <= i` with `i - j < window`; `None`: all of them.
     pub window: Option<usize>,
 }
 
-/// New rows of a sequence whose earlier positions lie in pages.
-#[derive(Clone, Copy, Debug)]
+/// The newest rows of a sequence whose keys and values are in pages.
 pub struct CachedSpan<'a> {
-    /// Their rows in the batch.
+    /// Rows of the batch.
     pub rows: Span,
-    /// Positions before them.
+    /// Position of the first of them in the sequence.
     pub past: usize,
-    /// Pages of all positions, the new ones' included.
+    /// The sequence's pages, of positions `0..past + rows.len` at least.
     pub pages: &'a [PageId],
 }
 
-/// Keys of a block.
-const BLOCK: usize = PAGE;
-/// Query rows that are worked on together.
-const ROWS: usize = 24;
-
 impl AttentionShape {
-    fn padded(&self) -> usize {
-        self.head_dim.next_multiple_of(LANES)
+    /// Query heads to a key/value head.
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
     }
 
-    /// Positions that the row at `position` sees.
-    fn visible(&self, position: usize) -> std::ops::Range<usize> {
-        let first = self.window.map_or(0, |w| (position + 1).saturating_sub(w));
-        first..position + 1
+    /// First key that position `p` sees.
+    fn first_key(&self, p: usize) -> usize {
+        self.window.map_or(0, |w| (p + 1).saturating_sub(w.max(1)))
+    }
+
+    /// Row lengths of queries and of keys.
+    fn widths(&self) -> (usize, usize) {
+        (self.heads * self.head_dim, self.kv_heads * self.head_dim)
+    }
+
+    fn check(&self) {
+        assert!(
+            self.head_dim > 0 && self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads),
+            "{} query heads for {} key heads of {} elements",
+            self.heads,
+            self.kv_heads,
+            self.head_dim
+        );
     }
 }
 
-/// Columns `from..from + width` of `rows` rows of `x`, each row filled up with zeros to `padded`,
-/// times `scale`.
-#[allow(clippy::too_many_arguments)]
-fn gather(
-    x: &[f32],
-    stride: usize,
-    rows: std::ops::Range<usize>,
-    from: usize,
-    width: usize,
-    padded: usize,
-    scale: f32,
-    out: &mut Vec<f32>,
+/// Checks that spans come in order, apart from each other and within `rows`, and calls `gap` with
+/// the rows between them.
+fn check_spans(
+    spans: impl Iterator<Item = Span>,
+    rows: usize,
+    mut gap: impl FnMut(std::ops::Range<usize>),
 ) {
-    out.clear();
-    for r in rows {
-        out.extend(x[r * stride + from..][..width].iter().map(|x| x * scale));
-        out.resize(out.len() + padded - width, 0.0);
+    let mut end = 0;
+    for span in spans {
+        let next = span.start.checked_add(span.len).filter(|next| *next <= rows);
+        assert!(span.start >= end && next.is_some(), "spans have to be in order, within the rows");
+        gap(end..span.start);
+        end = next.unwrap_or(end);
     }
+    gap(end..rows);
 }
 
-/// Rows of `x` (`padded` apart) as blocks `[blocks][width][64]`, filled up with zeros.
-fn transpose_blocks(x: &[f32], padded: usize, width: usize, out: &mut Vec<f32>) {
-    let rows = x.len() / padded;
-    out.clear();
-    out.resize(rows.div_ceil(BLOCK) * BLOCK * width, 0.0);
-    for (r, row) in x.chunks_exact(padded).enumerate() {
-        let block = &mut out[r / BLOCK * BLOCK * width..][..BLOCK * width];
-        for (e, x) in row[..width].iter().enumerate() {
-            block[e * BLOCK + r % BLOCK] = *x;
+/// What one task computes: positions `from..to` of a span, all query heads of one key head.
+#[derive(Clone, Copy)]
+struct Unit {
+    span: usize,
+    kv_head: usize,
+    from: usize,
+    to: usize,
+}
+
+/// Calls `f` with the units of spans of `(past, len)` rows, the largest first; units are cut where
+/// the position is a multiple of `chunk`.
+fn with_units(
+    s: &AttentionShape,
+    spans: impl Iterator<Item = (usize, usize)>,
+    chunk: usize,
+    f: impl FnOnce(&[Unit]),
+) {
+    thread_local!(static UNITS: Cell<Vec<Unit>> = const { Cell::new(Vec::new()) });
+    let mut units = UNITS.take();
+    units.clear();
+    for (span, (past, len)) in spans.enumerate() {
+        let mut from = past;
+        while from < past + len {
+            let to = (past + len).min((from / chunk + 1).saturating_mul(chunk));
+            units.extend((0..s.kv_heads).map(|kv_head| Unit { span, kv_head, from, to }));
+            from = to;
         }
     }
+    let cost = |u: &Unit| (u.to - u.from) * (u.to - s.first_key(u.from));
+    units.sort_unstable_by_key(|u| (std::cmp::Reverse(cost(u)), u.span, u.from, u.kv_head));
+    f(&units);
+    UNITS.set(units);
 }
 
-#[cfg(test)]
-mod tests;
+/// Memory of the calling thread for parts of `lens` elements, each on a cache line, with whatever
+/// was in them. It grows to the most that was asked for and stays.
+fn with_scratch<const N: usize>(lens: [usize; N], f: impl FnOnce([*mut f32; N])) {
+    thread_local!(static SCRATCH: RefCell<Aligned> = const { RefCell::new(Aligned::empty()) });
+    SCRATCH.with_borrow_mut(|scratch| {
+        let lens = lens.map(|n| n.next_multiple_of(LANES));
+        let total: usize = lens.iter().sum();
+        if scratch.len() < total {
+            *scratch = Aligned::empty();
+            match Aligned::zeros(total) {
+                Some(more) => *scratch = more,
+                None => panic!("no memory for {total} numbers of attention"),
+            }
+        }
+        let mut rest = &mut scratch[..];
+        f(lens.map(|n| {
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(n);
+            rest = after;
+            part.as_mut_ptr()
+        }))
+    })
+}

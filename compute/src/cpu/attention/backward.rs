@@ -1,46 +1,20 @@
-//! The backward pass: weights are computed again from the kept logarithms of the sums.
+//! The backward pass (Dao et al. 2022): weights are computed again from the kept logarithm of
+//! their sum, 64 keys by 64 rows at a time.
 
-use std::cell::RefCell;
-
-use super::{AttentionShape, BLOCK, gather, transpose_blocks};
+use super::band::{self, Band, Product, Start};
+use super::transpose::{pad, transpose, unpad};
+use super::{AttentionShape, BLOCK, check_spans, with_scratch, with_units};
 use crate::Span;
 use crate::cpu::Cpu;
-use crate::cpu::rows::Parts;
-use crate::cpu::tile::product;
+use crate::kv::padded;
 use crate::math::{dot, exp};
 use crate::simd::{LANES, Simd};
 
-/// Query rows that are worked on together: as many as the sums over rows like, for their outputs
-/// are read and written once for so many.
-const ROWS: usize = 48;
-
-#[derive(Default)]
-struct Scratch {
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    keys: Vec<f32>,
-    values: Vec<f32>,
-    dout: Vec<f32>,
-    out: Vec<f32>,
-    weights: Vec<f32>,
-    dscores: Vec<f32>,
-    dq: Vec<f32>,
-    dk: Vec<f32>,
-    dv: Vec<f32>,
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
-
-/// Writes the gradients `dq` (`[rows, heads * head_dim]`), `dk` and `dv`
-/// (`[rows, kv_heads * head_dim]`) from that of the output, `dout`, and what
-/// [`forward`](super::forward()) had and gave.
+/// Gradients of [`forward`](super::forward): writes `dq`, `dk` and `dv` given `dout` and what
+/// forward took and gave. Rows of no span get 0.
 ///
-/// With weights `p` and `D_i = out_i · dout_i`: `dv_j = Σ p_ij dout_i`,
-/// `ds_ij = p_ij (dout_i · v_j - D_i)`, `dq_i = scale Σ ds_ij k_j`, `dk_j = scale Σ ds_ij q_i`.
-/// Chains over rows go head by head of a group, rows in order; those over keys in order.
+/// # Panics
+/// If sizes do not agree, or spans overlap or are out of order.
 #[allow(clippy::too_many_arguments)]
 pub fn backward(
     cpu: &Cpu,
@@ -56,124 +30,242 @@ pub fn backward(
     dk: &mut [f32],
     dv: &mut [f32],
 ) {
-    let (hd, padded) = (s.head_dim, s.padded());
-    let (wide, narrow) = (s.heads * hd, s.kv_heads * hd);
-    assert!(dq.len() == q.len() && dk.len() == k.len() && dv.len() == v.len());
-    let (dq, dk, dv) = (Parts::new(dq), Parts::new(dk), Parts::new(dv));
-    cpu.pool.run(spans.len() * s.kv_heads, |task| {
-        let (span, head) = (spans[task / s.kv_heads], task % s.kv_heads);
-        let all = span.start..span.start + span.len;
-        let mut t = SCRATCH.take();
-        gather(k, narrow, all.clone(), head * hd, hd, padded, 1.0, &mut t.k);
-        gather(v, narrow, all.clone(), head * hd, hd, padded, 1.0, &mut t.v);
-        transpose_blocks(&t.k, padded, hd, &mut t.keys);
-        transpose_blocks(&t.v, padded, hd, &mut t.values);
-        let whole = span.len.next_multiple_of(BLOCK) * padded;
-        t.k.resize(whole, 0.0);
-        for d in [&mut t.dk, &mut t.dv] {
-            d.clear();
-            d.resize(whole, 0.0);
-        }
-        t.weights.resize(ROWS * BLOCK, 0.0);
-        t.dscores.resize(ROWS * BLOCK, 0.0);
-        let group = s.heads / s.kv_heads;
-        for h in head * group..(head + 1) * group {
-            for start in (0..span.len).step_by(ROWS) {
-                let n = ROWS.min(span.len - start);
-                let rows = span.start + start..span.start + start + n;
-                gather(q, wide, rows.clone(), h * hd, hd, padded, s.scale, &mut t.q);
-                gather(dout, wide, rows.clone(), h * hd, hd, padded, 1.0, &mut t.dout);
-                gather(out, wide, rows.clone(), h * hd, hd, padded, 1.0, &mut t.out);
-                t.dq.clear();
-                t.dq.resize(ROWS * padded, 0.0);
-                let mut sums = [0.0; ROWS];
-                for (r, sum) in rows.clone().zip(&mut sums) {
-                    *sum = lse[r * s.heads + h];
-                }
-                let work = Work { s, position: start, rows: n, lse: &sums };
-                let t = &mut t;
-                crate::dispatch!(cpu.isa, rows_kernel(work: &Work<'_> = &work, t: &mut Scratch = t));
-                for (r, d) in rows.zip(t.dq.chunks_exact(padded)) {
-                    // SAFETY: tasks have spans or heads of their own.
-                    let to = unsafe { dq.part(r * wide + h * hd..r * wide + (h + 1) * hd) };
-                    to.iter_mut().zip(d).for_each(|(to, d)| *to = d * s.scale);
-                }
-            }
-        }
-        for (i, r) in all.enumerate() {
-            for (to, from) in [(&dk, &t.dk), (&dv, &t.dv)] {
-                // SAFETY: as above.
-                let to = unsafe { to.part(r * narrow + head * hd..r * narrow + (head + 1) * hd) };
-                to.copy_from_slice(&from[i * padded..i * padded + hd]);
-            }
-        }
-        SCRATCH.set(t);
+    s.check();
+    let (width, kv_width) = s.widths();
+    let rows = lse.len() / s.heads;
+    assert!(lse.len() == rows * s.heads);
+    assert!([q, out, dout, dq].into_iter().all(|x| x.len() == rows * width));
+    assert!([k, v, dk, dv].into_iter().all(|x| x.len() == rows * kv_width));
+    check_spans(spans.iter().copied(), rows, |r| {
+        dq[r.start * width..r.end * width].fill(0.0);
+        dk[r.start * kv_width..r.end * kv_width].fill(0.0);
+        dv[r.start * kv_width..r.end * kv_width].fill(0.0);
+    });
+    let all = Rows {
+        q: q.as_ptr(),
+        k: k.as_ptr(),
+        v: v.as_ptr(),
+        out: out.as_ptr(),
+        lse: lse.as_ptr(),
+        dout: dout.as_ptr(),
+        dq: dq.as_mut_ptr(),
+        dk: dk.as_mut_ptr(),
+        dv: dv.as_mut_ptr(),
+    };
+    let all = &all;
+    with_units(s, spans.iter().map(|span| (0, span.len)), usize::MAX, |units| {
+        cpu.pool.run(units.len(), |i| {
+            let unit = units[i];
+            let hdp = padded(s.head_dim);
+            let (n, lines) = (unit.to, s.group() * unit.to);
+            let (line, block) = (lines * hdp, BLOCK * hdp);
+            let square = BLOCK * BLOCK;
+            with_scratch(
+                [line, line, line, lines, block, block, block, block, block, square, square],
+                |[q, dout, dq, delta, kt, vt, k, dk, dv, p, ds]| {
+                    let scratch = Scratch { q, dout, dq, delta, kt, vt, k, dk, dv, p, ds };
+                    let (row, head) = (spans[unit.span].start, unit.kv_head);
+                    let task = Task { shape: s, rows: all.from(s, row, head), n, scratch };
+                    crate::dispatch!(cpu.isa, kernel(task: Task<'_> = task));
+                },
+            );
+        });
     });
 }
 
-/// Some query rows of one head at consecutive positions.
-struct Work<'a> {
-    s: &'a AttentionShape,
-    position: usize,
-    rows: usize,
-    lse: &'a [f32; ROWS],
+/// The operands; as part of a [`Task`] from its first row and head.
+#[derive(Clone, Copy)]
+struct Rows {
+    q: *const f32,
+    k: *const f32,
+    v: *const f32,
+    out: *const f32,
+    lse: *const f32,
+    dout: *const f32,
+    dq: *mut f32,
+    dk: *mut f32,
+    dv: *mut f32,
+}
+// SAFETY: units differ in rows or in head, and write those only.
+unsafe impl Sync for Rows {}
+
+impl Rows {
+    fn from(&self, s: &AttentionShape, row: usize, kv_head: usize) -> Rows {
+        let (width, kv_width) = s.widths();
+        let head = kv_head * s.group();
+        let (q, k) = (row * width + head * s.head_dim, row * kv_width + kv_head * s.head_dim);
+        Rows {
+            q: self.q.wrapping_add(q),
+            k: self.k.wrapping_add(k),
+            v: self.v.wrapping_add(k),
+            out: self.out.wrapping_add(q),
+            lse: self.lse.wrapping_add(row * s.heads + head),
+            dout: self.dout.wrapping_add(q),
+            dq: self.dq.wrapping_add(q),
+            dk: self.dk.wrapping_add(k),
+            dv: self.dv.wrapping_add(k),
+        }
+    }
+}
+
+/// Working memory. Lines are `(head of the group, row)`; rows of `hdp` elements are padded heads.
+#[derive(Clone, Copy)]
+struct Scratch {
+    /// Scaled queries and gradients of the result, `[lines, hdp]`.
+    q: *mut f32,
+    dout: *mut f32,
+    /// `[lines, hdp]`, without the scale.
+    dq: *mut f32,
+    /// `dout · out`, `[lines]`.
+    delta: *mut f32,
+    /// A block's keys and values, transposed, `[hd, 64]`.
+    kt: *mut f32,
+    vt: *mut f32,
+    /// A block's keys and gradients, `[64, hdp]`.
+    k: *mut f32,
+    dk: *mut f32,
+    dv: *mut f32,
+    /// Weights and gradients of the scores, `[64 rows, 64 keys]`.
+    p: *mut f32,
+    ds: *mut f32,
+}
+
+/// A span of `n` rows, the query heads of one key head.
+#[derive(Clone, Copy)]
+struct Task<'a> {
+    shape: &'a AttentionShape,
+    rows: Rows,
+    n: usize,
+    scratch: Scratch,
 }
 
 #[inline(always)]
-unsafe fn rows_kernel<S: Simd>(work: &Work<'_>, t: &mut Scratch) {
-    let s = work.s;
-    let (hd, padded, rows) = (s.head_dim, s.padded(), work.rows);
-    let (weights, dscores) = (t.weights.as_mut_ptr(), t.dscores.as_mut_ptr());
-    let mut inner = [0.0; ROWS];
-    for (r, inner) in inner.iter_mut().enumerate().take(rows) {
-        // SAFETY: both hold [rows, padded].
-        *inner = unsafe {
-            dot::<S>(t.out.as_ptr().add(r * padded), t.dout.as_ptr().add(r * padded), padded)
-        };
-    }
-    let first = s.visible(work.position).start / BLOCK;
-    let last = (work.position + rows - 1) / BLOCK;
-    for b in first..=last {
-        let columns = (work.position + rows - b * BLOCK).min(BLOCK).next_multiple_of(LANES);
-        let from = b * BLOCK * padded;
-        // SAFETY: q, dout, dq are [rows, padded]; keys and values [blocks][hd][64]; k, dk, dv
-        // [blocks * 64, padded]; weights and dscores [ROWS][64].
-        unsafe {
-            let shape = (rows, columns, hd);
-            let keys = t.keys.as_ptr().add(b * BLOCK * hd);
-            let values = t.values.as_ptr().add(b * BLOCK * hd);
-            let (q, dout) = (t.q.as_ptr(), t.dout.as_ptr());
-            product::<S>(shape, (q, padded, 1), (keys, BLOCK), (weights, BLOCK), false);
-            product::<S>(shape, (dout, padded, 1), (values, BLOCK), (dscores, BLOCK), false);
-            for r in 0..rows {
-                let seen = s.visible(work.position + r);
-                let clip = |x: usize| x.saturating_sub(b * BLOCK).min(BLOCK);
-                let (start, end) = (clip(seen.start), clip(seen.end));
-                let (p, d) = (weights.add(r * BLOCK), dscores.add(r * BLOCK));
-                let (lse, inner) = (S::splat(work.lse[r]), S::splat(inner[r]));
-                for i in (0..columns).step_by(LANES) {
-                    let e = exp::<S>(S::sub(S::load(p.add(i)), lse));
-                    S::store(p.add(i), e);
-                    S::store(d.add(i), S::mul(e, S::sub(S::load(d.add(i)), inner)));
-                }
-                for i in (0..start).chain(end..columns) {
-                    *p.add(i) = 0.0;
-                    *d.add(i) = 0.0;
+unsafe fn kernel<S: Simd>(task: Task<'_>) {
+    let Task { shape: s, rows, n, scratch: x } = task;
+    let (hd, hdp, group) = (s.head_dim, padded(s.head_dim), s.group());
+    let (width, kv_width) = s.widths();
+    // SAFETY: `rows` holds n rows of each operand, the scratch what its fields say; the
+    // instruction set is the caller's promise.
+    unsafe {
+        for h in 0..group {
+            let line = h * n;
+            pad::<S>(rows.q.add(h * hd), width, n, hd, s.scale, x.q.add(line * hdp));
+            pad::<S>(rows.dout.add(h * hd), width, n, hd, 1.0, x.dout.add(line * hdp));
+            for i in 0..n {
+                let at = i * width + h * hd;
+                *x.delta.add(line + i) = dot::<S>(rows.dout.add(at), rows.out.add(at), hd);
+            }
+        }
+        zero::<S>(x.dq, group * n * hdp);
+        for start in (0..n).step_by(BLOCK) {
+            let keys = BLOCK.min(n - start);
+            let (k, v) = (rows.k.add(start * kv_width), rows.v.add(start * kv_width));
+            transpose::<S>(k, kv_width, keys, hd, x.kt);
+            transpose::<S>(v, kv_width, keys, hd, x.vt);
+            pad::<S>(k, kv_width, keys, hd, 1.0, x.k);
+            zero::<S>(x.dk, keys * hdp);
+            zero::<S>(x.dv, keys * hdp);
+            for h in 0..group {
+                let mut row = start;
+                while row < n && s.first_key(row) < start + keys {
+                    task.square::<S>(h, row, start, keys);
+                    row += BLOCK;
                 }
             }
-            let (k, dq) = (t.k.as_ptr().add(from), t.dq.as_mut_ptr());
-            let keys = columns.min(BLOCK);
-            product::<S>(
-                (rows, padded, keys),
-                (dscores, BLOCK, 1),
-                (k, padded),
-                (dq, padded),
-                true,
-            );
-            let (dk, dv) = (t.dk.as_mut_ptr().add(from), t.dv.as_mut_ptr().add(from));
-            let sums = (keys, padded, rows);
-            product::<S>(sums, (dscores, 1, BLOCK), (q, padded), (dk, padded), true);
-            product::<S>(sums, (weights, 1, BLOCK), (dout, padded), (dv, padded), true);
+            unpad::<S>(x.dk, keys, hd, 1.0, rows.dk.add(start * kv_width), kv_width);
+            unpad::<S>(x.dv, keys, hd, 1.0, rows.dv.add(start * kv_width), kv_width);
+        }
+        for h in 0..group {
+            unpad::<S>(x.dq.add(h * n * hdp), n, hd, s.scale, rows.dq.add(h * hd), width);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn zero<S: Simd>(x: *mut f32, n: usize) {
+    for i in (0..n).step_by(LANES) {
+        // SAFETY: n is a multiple of 16 within x.
+        unsafe { S::store(x.add(i), S::splat(0.0)) }
+    }
+}
+
+impl Task<'_> {
+    /// Up to 64 rows from `row` of head `h`, with the block of keys at `start`.
+    #[inline(always)]
+    unsafe fn square<S: Simd>(&self, h: usize, row: usize, start: usize, keys: usize) {
+        let Task { shape: s, rows: operands, n, scratch: x } = *self;
+        let (hd, hdp) = (s.head_dim, padded(s.head_dim));
+        let rows = BLOCK.min(n - row);
+        let line = h * n + row;
+        let window =
+            s.window.map_or(isize::MAX / 2, |w| w.clamp(1, isize::MAX as usize / 2) as isize);
+        let offset = row as isize - start as isize;
+        // SAFETY: as for the kernel.
+        unsafe {
+            for r in (0..rows).step_by(band::rows::<S>()) {
+                let tile = band::rows::<S>().min(rows - r);
+                let visible = Band {
+                    from: offset + r as isize + 1 - window,
+                    to: offset + r as isize + 1,
+                    slope: 1,
+                    depth: keys,
+                };
+                let vectors = visible.row(tile - 1).end.div_ceil(LANES);
+                let scores = Product {
+                    a: x.q.add((line + r) * hdp),
+                    a_row: hdp,
+                    a_k: 1,
+                    b: x.kt,
+                    b_row: BLOCK,
+                    c: x.p.add(r * BLOCK),
+                    c_row: BLOCK,
+                    vectors,
+                    band: Band::all(hd),
+                    start: Start::Zero,
+                };
+                scores.run::<S>(tile);
+                let (a, c) = (x.dout.add((line + r) * hdp), x.ds.add(r * BLOCK));
+                Product { a, b: x.vt, c, ..scores }.run::<S>(tile);
+                for r in r..r + tile {
+                    let lse = *operands.lse.add((row + r) * s.heads + h);
+                    let (lse, delta) = (S::splat(lse), S::splat(*x.delta.add(line + r)));
+                    for v in 0..vectors {
+                        let (p, ds) =
+                            (x.p.add(r * BLOCK + v * LANES), x.ds.add(r * BLOCK + v * LANES));
+                        let weight = exp::<S>(S::sub(S::load(p), lse));
+                        S::store(p, weight);
+                        S::store(ds, S::mul(weight, S::sub(S::load(ds), delta)));
+                    }
+                }
+                let queries = Product {
+                    a: x.ds.add(r * BLOCK),
+                    a_row: BLOCK,
+                    a_k: 1,
+                    b: x.k,
+                    b_row: hdp,
+                    c: x.dq.add((line + r) * hdp),
+                    c_row: hdp,
+                    vectors: hdp / LANES,
+                    band: visible,
+                    start: Start::Go,
+                };
+                queries.run::<S>(tile);
+            }
+            // Key j is seen by the rows of positions j .. j + window.
+            let seen = Product {
+                a: x.ds,
+                a_row: 1,
+                a_k: BLOCK,
+                b: x.q.add(line * hdp),
+                b_row: hdp,
+                c: x.dk,
+                c_row: hdp,
+                vectors: hdp / LANES,
+                band: Band { from: -offset, to: window - offset, slope: 1, depth: rows },
+                start: Start::Go,
+            };
+            seen.run::<S>(keys);
+            Product { a: x.p, b: x.dout.add(line * hdp), c: x.dv, ..seen }.run::<S>(keys);
         }
     }
 }

@@ -272,7 +272,8 @@ unsafe fn tile<S: Simd>(
     for r in (0..rows).step_by(band::rows::<S>()) {
         let (line, rows, p) = (line + r, (rows - r).min(band::rows::<S>()), p + r * slope);
         let start = (b * BLOCK) as isize;
-        let window = s.window.map_or(isize::MAX / 2, |w| w.clamp(1, isize::MAX as usize / 2) as isize);
+        let window =
+            s.window.map_or(isize::MAX / 2, |w| w.clamp(1, isize::MAX as usize / 2) as isize);
         let visible = Band {
             from: p as isize + 1 - window - start,
             to: p as isize + 1 - start,

@@ -1,169 +1,324 @@
-//! Against plain f64 softmax attention and its central differences; bit for bit across instruction
-//! sets, threads, neighbours, and between whole sequences and pages.
+//! Against plain f64 attention and its central differences; the same bits on every path.
 
 use super::*;
 use crate::cpu::Cpu;
 use crate::cpu::tests::{everywhere, noise};
 use crate::kv::{KvPages, KvSequence};
+use crate::{Isa, Pool};
 
 fn shape(heads: usize, kv_heads: usize, head_dim: usize, window: Option<usize>) -> AttentionShape {
-    AttentionShape { heads, kv_heads, head_dim, scale: 1.7 / (head_dim as f32).sqrt(), window }
+    AttentionShape { heads, kv_heads, head_dim, scale: 1.3 / (head_dim as f32).sqrt(), window }
 }
 
-fn reference(s: &AttentionShape, spans: &[Span], q: &[f64], k: &[f64], v: &[f64]) -> Vec<f64> {
-    let hd = s.head_dim;
-    let mut out = vec![0.0; q.len()];
-    for span in spans {
+/// Spans of these lengths with a gap of one row after the first.
+fn spans(lens: &[usize]) -> (Vec<Span>, usize) {
+    let mut start = 0;
+    let mut spans = Vec::new();
+    for &len in lens {
+        spans.push(Span { start, len });
+        start += len + usize::from(spans.len() == 1);
+    }
+    (spans, start)
+}
+
+struct Case {
+    s: AttentionShape,
+    spans: Vec<Span>,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    dout: Vec<f32>,
+    rows: usize,
+}
+
+fn case(s: AttentionShape, lens: &[usize]) -> Case {
+    let (spans, rows) = spans(lens);
+    let (w, kw) = s.widths();
+    let q = noise(1, rows * w).iter().map(|x| x * 3.0).collect();
+    let k = noise(2, rows * kw).iter().map(|x| x * 2.0).collect();
+    Case { s, spans, q, k, v: noise(3, rows * kw), dout: noise(4, rows * w), rows }
+}
+
+fn cases() -> Vec<Case> {
+    vec![
+        case(shape(1, 1, 1, None), &[1]),
+        case(shape(1, 1, 3, None), &[3, 1, 17]),
+        case(shape(2, 1, 16, None), &[17, 65]),
+        case(shape(4, 2, 24, None), &[65, 3, 129]),
+        case(shape(3, 3, 64, None), &[200]),
+        case(shape(6, 2, 32, None), &[64, 63, 128]),
+        case(shape(2, 1, 16, Some(1)), &[17, 70]),
+        case(shape(2, 2, 3, Some(5)), &[129]),
+        case(shape(4, 1, 17, Some(64)), &[200]),
+        case(shape(2, 1, 16, Some(70)), &[3, 290]),
+        case(shape(1, 1, 32, None), &[600]),
+    ]
+}
+
+impl Case {
+    fn forward(&self, cpu: &Cpu) -> (Vec<f32>, Vec<f32>) {
+        let mut out = vec![7.0; self.q.len()];
+        let mut lse = vec![7.0; self.rows * self.s.heads];
+        forward(cpu, &self.s, &self.spans, &self.q, &self.k, &self.v, &mut out, &mut lse);
+        (out, lse)
+    }
+
+    /// Forward, then dq, dk, dv.
+    fn backward(&self, cpu: &Cpu) -> [Vec<f32>; 3] {
+        let (out, lse) = self.forward(cpu);
+        let [mut dq, mut dk, mut dv] = [&self.q, &self.k, &self.v].map(|x| vec![7.0; x.len()]);
+        let Case { s, spans, q, k, v, dout, .. } = self;
+        backward(cpu, s, spans, q, k, v, &out, &lse, dout, &mut dq, &mut dk, &mut dv);
+        [dq, dk, dv]
+    }
+}
+
+/// Results and log-sums by the definition, of q, k and v in f64.
+fn plain(c: &Case, x: &[Vec<f64>; 3]) -> (Vec<f64>, Vec<f64>) {
+    let [q, k, v] = x;
+    let (s, hd, (w, kw)) = (&c.s, c.s.head_dim, c.s.widths());
+    let (mut out, mut lse) = (vec![0.0; q.len()], vec![0.0; c.rows * s.heads]);
+    for span in &c.spans {
         for i in 0..span.len {
             for h in 0..s.heads {
-                let kv = h / (s.heads / s.kv_heads);
-                let row = |x: &[f64], r: usize, heads: usize, h: usize| {
-                    x[((span.start + r) * heads + h) * hd..][..hd].to_vec()
-                };
-                let qi = row(q, i, s.heads, h);
-                let first = s.window.map_or(0, |w| (i + 1).saturating_sub(w));
-                let weights: Vec<f64> = (first..=i)
-                    .map(|j| {
-                        let kj = row(k, j, s.kv_heads, kv);
-                        let dot: f64 = qi.iter().zip(kj).map(|(a, b)| a * b).sum();
+                let at = (span.start + i) * w + h * hd;
+                let key = |j: usize| (span.start + j) * kw + h / (s.heads / s.kv_heads) * hd;
+                let seen: Vec<usize> =
+                    (0..=i).filter(|j| s.window.is_none_or(|w| i - j < w)).collect();
+                let weights: Vec<f64> = seen
+                    .iter()
+                    .map(|&j| {
+                        let dot: f64 = (0..hd).map(|d| q[at + d] * k[key(j) + d]).sum();
                         (dot * f64::from(s.scale)).exp()
                     })
                     .collect();
                 let sum: f64 = weights.iter().sum();
-                for (j, p) in (first..=i).zip(&weights) {
-                    let vj = row(v, j, s.kv_heads, kv);
-                    for e in 0..hd {
-                        out[((span.start + i) * s.heads + h) * hd + e] += p / sum * vj[e];
+                lse[(span.start + i) * s.heads + h] = sum.ln();
+                for (j, weight) in seen.iter().zip(&weights) {
+                    for d in 0..hd {
+                        out[at + d] += weight / sum * v[key(*j) + d];
                     }
                 }
             }
         }
     }
-    out
+    (out, lse)
 }
 
-fn spans(lengths: &[usize]) -> Vec<Span> {
-    let mut start = 0;
-    lengths
-        .iter()
-        .map(|len| {
-            start += len;
-            Span { start: start - len, len: *len }
-        })
-        .collect()
+fn wide(c: &Case) -> [Vec<f64>; 3] {
+    [&c.q, &c.k, &c.v].map(|x| x.iter().map(|x| f64::from(*x)).collect())
 }
 
-fn wide(x: &[f32]) -> Vec<f64> {
-    x.iter().map(|x| f64::from(*x)).collect()
+#[track_caller]
+fn close(name: &str, got: &[f32], want: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), want.len());
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        assert!(
+            (f64::from(*g) - w).abs() <= tolerance * (1.0 + w.abs()),
+            "{name} {i}: {g}, not {w}"
+        );
+    }
 }
 
 #[test]
-fn forward_and_backward_against_f64() {
-    for (lengths, s) in [
-        (&[1][..], shape(1, 1, 1, None)),
-        (&[3, 1, 17], shape(2, 1, 3, None)),
-        (&[65, 2], shape(2, 2, 16, None)),
-        (&[129, 5], shape(4, 2, 24, None)),
-        (&[200], shape(1, 1, 64, Some(70))),
-        (&[17, 90], shape(3, 1, 8, Some(5))),
-    ] {
-        let spans = spans(lengths);
-        let rows: usize = lengths.iter().sum();
-        let (nq, nk) = (rows * s.heads * s.head_dim, rows * s.kv_heads * s.head_dim);
-        let (q, k, v, dout) = (noise(1, nq), noise(2, nk), noise(3, nk), noise(4, nq));
+fn forward_is_softmax_attention() {
+    for c in cases() {
+        let (out, lse) = plain(&c, &wide(&c));
         let got = everywhere(|cpu| {
-            let (mut out, mut lse) = (vec![0.0; nq], vec![0.0; rows * s.heads]);
-            forward(cpu, &s, &spans, &q, &k, &v, &mut out, &mut lse);
-            let (mut dq, mut dk, mut dv) = (vec![0.0; nq], vec![0.0; nk], vec![0.0; nk]);
-            backward(cpu, &s, &spans, &q, &k, &v, &out, &lse, &dout, &mut dq, &mut dk, &mut dv);
-            [out, dq, dk, dv].concat()
+            let (out, lse) = c.forward(cpu);
+            [out, lse].concat()
         });
-        let (fq, fk, fv) = (wide(&q), wide(&k), wide(&v));
-        let want = reference(&s, &spans, &fq, &fk, &fv);
-        for (g, w) in got.iter().zip(&want) {
-            assert!((f64::from(*g) - w).abs() < 1e-5, "{lengths:?}: {g}, not {w}");
-        }
-        // Differences of some elements of each input.
-        let loss = |q: &[f64], k: &[f64], v: &[f64]| -> f64 {
-            let out = reference(&s, &spans, q, k, v);
-            out.iter().zip(&dout).map(|(o, d)| o * f64::from(*d)).sum()
+        close("out", &got[..out.len()], &out, 3e-6);
+        close("lse", &got[out.len()..], &lse, 3e-6);
+    }
+}
+
+#[test]
+fn backward_is_the_slope_of_forward() {
+    for c in cases() {
+        let got = everywhere(|cpu| c.backward(cpu).concat());
+        let x = wide(&c);
+        let loss = |x: &[Vec<f64>; 3]| -> f64 {
+            plain(&c, x).0.iter().zip(&c.dout).map(|(o, d)| o * f64::from(*d)).sum()
         };
-        for (which, (x, at)) in
-            [(&fq, nq), (&fk, 2 * nq), (&fv, 2 * nq + nk)].into_iter().enumerate()
-        {
-            for i in (0..x.len()).step_by((x.len() / 9).max(1)) {
-                let side = |h: f64| {
+        let step = 1e-5;
+        let mut at = 0;
+        for part in 0..3 {
+            let n = x[part].len();
+            let got = &got[at..at + n];
+            at += n;
+            // Every element of a small case, some of a large one, …
+            for i in (0..n).step_by((n * c.rows / 600).max(1) | 1) {
+                let side = |sign: f64| {
                     let mut x = x.clone();
-                    x[i] += h;
-                    match which {
-                        0 => loss(&x, &fk, &fv),
-                        1 => loss(&fq, &x, &fv),
-                        _ => loss(&fq, &fk, &x),
-                    }
+                    x[part][i] += sign * step;
+                    loss(&x)
                 };
-                let want = (side(1e-5) - side(-1e-5)) / 2e-5;
-                let got = f64::from(got[at + i]);
-                assert!(
-                    (got - want).abs() < 1e-4 * (1.0 + want.abs()),
-                    "{lengths:?} input {which}, element {i}: {got}, not {want}"
-                );
+                let slope = (side(1.0) - side(-1.0)) / (2.0 * step);
+                let error = (f64::from(got[i]) - slope).abs();
+                assert!(error <= 2e-5 * (1.0 + slope.abs()), "{part} {i}: {}, not {slope}", got[i]);
+            }
+            // … and all of them together.
+            for seed in 0..3 {
+                let direction = noise(50 + seed, n);
+                let side = |sign: f64| {
+                    let mut x = x.clone();
+                    let along = x[part].iter_mut().zip(&direction);
+                    along.for_each(|(x, d)| *x += sign * step * f64::from(*d));
+                    loss(&x)
+                };
+                let slope = (side(1.0) - side(-1.0)) / (2.0 * step);
+                let mine: f64 =
+                    got.iter().zip(&direction).map(|(g, d)| f64::from(*g) * f64::from(*d)).sum();
+                assert!((mine - slope).abs() <= 1e-4 * (1.0 + slope.abs()), "{mine}, not {slope}");
+            }
+        }
+    }
+}
+
+/// A cache with the keys and values of every span, appended in pieces, its pages out of order.
+fn filled(c: &Case, layer: usize) -> (KvPages, Vec<KvSequence>) {
+    let kw = c.s.widths().1;
+    let count = c.spans.iter().map(|s| s.len.div_ceil(BLOCK)).sum();
+    let mut pages = KvPages::new(2, c.s.kv_heads, c.s.head_dim, count).expect("small");
+    let mut sequences = vec![KvSequence::default(); c.spans.len()];
+    let longest = c.spans.iter().map(|s| s.len).max().unwrap_or(0);
+    for position in (0..longest).step_by(BLOCK) {
+        for (sequence, span) in sequences.iter_mut().zip(&c.spans).rev() {
+            if position < span.len {
+                sequence.pages.push(pages.allocate().expect("counted"));
+            }
+        }
+    }
+    for (sequence, span) in sequences.iter_mut().zip(&c.spans) {
+        while sequence.len < span.len {
+            let n = 23.min(span.len - sequence.len);
+            let row = span.start + sequence.len;
+            let r = row * kw..(row + n) * kw;
+            pages.append(layer, &sequence.pages, sequence.len, &c.k[r.clone()], &c.v[r]);
+            sequence.len += n;
+        }
+    }
+    (pages, sequences)
+}
+
+/// `forward_cached` of every span in pieces of `step` rows, pieces of all spans batched.
+fn in_steps(
+    c: &Case,
+    cpu: &Cpu,
+    pages: &KvPages,
+    sequences: &[KvSequence],
+    step: usize,
+) -> Vec<f32> {
+    let w = c.s.widths().0;
+    let mut result = vec![0.0; c.q.len()];
+    let longest = c.spans.iter().map(|s| s.len).max().unwrap_or(0);
+    for past in (0..longest).step_by(step) {
+        let (mut q, mut pieces, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+        for (span, sequence) in c.spans.iter().zip(sequences) {
+            let len = span.len.saturating_sub(past).min(step);
+            let start = rows.len();
+            rows.extend((0..len).map(|i| span.start + past + i));
+            pieces.push(CachedSpan { rows: Span { start, len }, past, pages: &sequence.pages });
+        }
+        pieces.retain(|p| p.rows.len > 0);
+        rows.iter().for_each(|r| q.extend_from_slice(&c.q[r * w..(r + 1) * w]));
+        let mut out = vec![7.0; q.len()];
+        forward_cached(cpu, &c.s, 1, pages, &pieces, &q, &mut out);
+        for (i, r) in rows.iter().enumerate() {
+            result[r * w..(r + 1) * w].copy_from_slice(&out[i * w..(i + 1) * w]);
+        }
+    }
+    result
+}
+
+#[track_caller]
+fn same_bits(a: &[f32], b: &[f32]) {
+    assert_eq!(a.len(), b.len());
+    for (i, (a, b)) in a.iter().zip(b).enumerate() {
+        assert!(a.to_bits() == b.to_bits(), "element {i}: {a:e} and {b:e}");
+    }
+}
+
+#[test]
+fn tokens_one_by_one_in_pieces_and_at_once_are_the_same_bits() {
+    for c in cases() {
+        let (pages, sequences) = filled(&c, 1);
+        let whole = c.forward(&Cpu { pool: Pool::new(1), isa: Isa::Portable }).0;
+        for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
+            for (threads, step) in [(1, 1), (3, 1), (2, 7), (1, 64), (2, 100), (2, 1000)] {
+                let cpu = Cpu { pool: Pool::new(threads), isa };
+                same_bits(&in_steps(&c, &cpu, &pages, &sequences, step), &whole);
             }
         }
     }
 }
 
 #[test]
-fn pages_give_the_bits_of_whole_sequences() {
-    for s in [shape(4, 2, 32, None), shape(2, 1, 24, Some(40))] {
-        let spans = spans(&[150, 1, 64, 90]);
-        let rows = 305;
-        let (wide, narrow) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
-        let (q, k, v) = (noise(5, rows * wide), noise(6, rows * narrow), noise(7, rows * narrow));
-        let cpu = Cpu::new(2);
-        let (mut whole, mut lse) = (vec![0.0; rows * wide], vec![0.0; rows * s.heads]);
-        forward(&cpu, &s, &spans, &q, &k, &v, &mut whole, &mut lse);
-        for piece in [1, 7, 64, 1000] {
-            let mut pages = KvPages::new(3, s.kv_heads, s.head_dim, 12).expect("small");
-            let mut sequences: Vec<KvSequence> = spans
-                .iter()
-                .map(|span| KvSequence {
-                    pages: (0..span.len.div_ceil(BLOCK)).filter_map(|_| pages.allocate()).collect(),
-                    len: 0,
-                })
-                .collect();
-            let mut out = vec![0.0; rows * wide];
-            while sequences.iter().zip(&spans).any(|(q, s)| q.len < s.len) {
-                // The next rows of every sequence that has some, as one batch.
-                let (mut bq, mut from, mut cached) = (Vec::new(), Vec::new(), Vec::new());
-                for (sequence, span) in sequences.iter().zip(&spans) {
-                    let n = piece.min(span.len - sequence.len);
-                    let r = span.start + sequence.len..span.start + sequence.len + n;
-                    let kv = r.start * narrow..r.end * narrow;
-                    pages.append(1, &sequence.pages, sequence.len, &k[kv.clone()], &v[kv]);
-                    if n > 0 {
-                        cached.push(CachedSpan {
-                            rows: Span { start: bq.len() / wide, len: n },
-                            past: sequence.len,
-                            pages: &sequence.pages,
-                        });
-                        from.push(r.clone());
-                        bq.extend_from_slice(&q[r.start * wide..r.end * wide]);
-                    }
-                }
-                let mut bout = vec![0.0; bq.len()];
-                forward_cached(&cpu, &s, 1, &pages, &cached, &bq, &mut bout);
-                let mut at = 0;
-                for r in &from {
-                    let n = r.len() * wide;
-                    out[r.start * wide..r.end * wide].copy_from_slice(&bout[at..at + n]);
-                    at += n;
-                }
-                for (sequence, span) in sequences.iter_mut().zip(&spans) {
-                    sequence.len += piece.min(span.len - sequence.len);
-                }
-            }
-            let same = whole.iter().zip(&out).all(|(a, b)| a.to_bits() == b.to_bits());
-            assert!(same, "pieces of {piece}");
+fn a_row_depends_on_what_it_sees_alone() {
+    let cpu = Cpu::new(2);
+    for window in [None, Some(50)] {
+        let c = case(shape(4, 2, 24, window), &[30, 190, 20]);
+        let (w, kw) = c.s.widths();
+        let (span, i) = (c.spans[1], 130);
+        let row = span.start + i;
+        let seen = span.start + c.s.first_key(i)..row + 1;
+        let before = c.forward(&cpu);
+        let mut other = case(c.s, &[30, 190, 20]);
+        for r in (0..c.rows).filter(|r| !seen.contains(r)) {
+            other.k[r * kw..(r + 1) * kw].fill(f32::NAN);
+            other.v[r * kw..(r + 1) * kw].fill(f32::INFINITY);
+        }
+        for r in (0..c.rows).filter(|r| *r != row) {
+            other.q[r * w..(r + 1) * w].fill(-5.0);
+        }
+        let after = other.forward(&cpu);
+        same_bits(&before.0[row * w..(row + 1) * w], &after.0[row * w..(row + 1) * w]);
+        same_bits(&before.1[row * 4..(row + 1) * 4], &after.1[row * 4..(row + 1) * 4]);
+
+        // Nor does a span's gradient depend on other spans, or on where it stands.
+        let whole = c.backward(&cpu);
+        let cut = |x: &[f32], w: usize| x[span.start * w..(span.start + span.len) * w].to_vec();
+        let alone = Case {
+            s: c.s,
+            spans: vec![Span { start: 0, len: span.len }],
+            q: cut(&c.q, w),
+            k: cut(&c.k, kw),
+            v: cut(&c.v, kw),
+            dout: cut(&c.dout, w),
+            rows: span.len,
+        };
+        for (whole, (alone, w)) in whole.iter().zip(alone.backward(&cpu).iter().zip([w, kw, kw])) {
+            same_bits(&cut(whole, w), alone);
         }
     }
+}
+
+#[test]
+fn rows_of_no_span_are_zero() {
+    let c = case(shape(2, 1, 16, None), &[5, 9]);
+    let cpu = Cpu::new(1);
+    let (out, lse) = c.forward(&cpu);
+    let [dq, dk, dv] = c.backward(&cpu);
+    assert!(out[5 * 32..6 * 32].iter().chain(&lse[10..12]).all(|x| *x == 0.0));
+    let gap = dq[5 * 32..6 * 32].iter().chain(&dk[5 * 16..6 * 16]).chain(&dv[5 * 16..6 * 16]);
+    assert!(gap.into_iter().all(|x| *x == 0.0));
+}
+
+#[test]
+#[should_panic(expected = "spans have to be in order")]
+fn overlapping_spans_are_refused() {
+    let mut c = case(shape(1, 1, 16, None), &[5, 9]);
+    c.spans[1].start = 4;
+    c.forward(&Cpu::new(1));
+}
+
+#[test]
+#[should_panic(expected = "a page is missing")]
+fn missing_pages_are_refused() {
+    let c = case(shape(1, 1, 16, None), &[70]);
+    let (pages, sequences) = filled(&c, 1);
+    let rows = Span { start: 0, len: 70 };
+    let span = CachedSpan { rows, past: 0, pages: &sequences[0].pages[..1] };
+    forward_cached(&Cpu::new(1), &c.s, 1, &pages, &[span], &c.q, &mut vec![0.0; c.q.len()]);
 }
