@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod config;
+pub mod directory;
 pub mod init;
 pub mod message;
 pub mod sampler;
@@ -9,3 +10,5 @@ pub mod template;
 pub mod tokenizer;
 pub mod transformer;
 pub mod weights;
+
+pub use directory::{Loaded, ModelError, load};

@@ -1,0 +1,164 @@
+//! A model as a Hugging Face directory: `config.json`, `model.safetensors`, `tokenizer.json`,
+//! `tokenizer_config.json` (with the chat template), `generation_config.json`.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::config::{Config, ConfigError};
+use crate::template::{ChatTemplate, TemplateError};
+use crate::tokenizer::{Tokenizer, TokenizerError};
+use crate::transformer::Transformer;
+use crate::weights::{self, WeightsError};
+
+/// Why a model can't be read or written.
+#[derive(Debug, Error)]
+pub enum ModelError {
+    /// A file could not be read or written.
+    #[error(transparent)]
+    Store(#[from] store::StoreError),
+    /// Neither a model directory nor a run directory.
+    #[error("{0} is not a model: neither it nor its model/ or base/ has a config.json")]
+    NotAModel(PathBuf),
+    /// A broken configuration.
+    #[error("{0}: {1}")]
+    Config(PathBuf, ConfigError),
+    /// Broken weights.
+    #[error("{0}: {1}")]
+    Weights(PathBuf, WeightsError),
+    /// A broken tokenizer.
+    #[error("{0}: {1}")]
+    Tokenizer(PathBuf, TokenizerError),
+    /// A broken template, or `tokenizer_config.json`.
+    #[error("{0}: {1}")]
+    Template(PathBuf, TemplateError),
+    /// The tokenizer has ids that the embedding lacks.
+    #[error("{path}: the tokenizer has {tokens} tokens, the model only {rows}")]
+    Vocabulary {
+        /// The directory.
+        path: PathBuf,
+        /// Of the tokenizer.
+        tokens: usize,
+        /// Of the embedding.
+        rows: usize,
+    },
+}
+
+/// `tokenizer_config.json`, as far as it matters here.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct TokenizerConfig {
+    /// Class that loads it elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer_class: Option<String>,
+    /// The chat template (Jinja); a base model has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<String>,
+    /// Token that starts a document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bos_token: Option<String>,
+    /// Token that ends an answer (or a document, for a base model).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eos_token: Option<String>,
+    /// Whether raw text is to start with `bos_token`.
+    #[serde(default)]
+    pub add_bos_token: bool,
+    /// Longest context.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_max_length: Option<u64>,
+}
+
+/// A model with all that belongs to it.
+pub struct Loaded {
+    /// The weights.
+    pub transformer: Transformer,
+    /// Text to ids.
+    pub tokenizer: Tokenizer,
+    /// How conversations are written; a base model has none.
+    pub template: Option<ChatTemplate>,
+    /// Token that raw text starts with, if the tokenizer says so.
+    pub bos: Option<u32>,
+    /// Where it was read from.
+    pub path: PathBuf,
+}
+
+/// Where the model of `path` lies: a model directory itself, or a run's `model/`.
+///
+/// # Errors
+/// If neither is there.
+pub fn resolve(path: &Path) -> Result<PathBuf, ModelError> {
+    [path.to_path_buf(), path.join("model"), path.join("base")]
+        .into_iter()
+        .find(|p| p.join("config.json").is_file())
+        .ok_or_else(|| ModelError::NotAModel(path.to_path_buf()))
+}
+
+/// Reads a model directory, or the model of a run directory.
+///
+/// # Errors
+/// Which file is missing or wrong, and how.
+pub fn load(path: &Path) -> Result<Loaded, ModelError> {
+    let dir = resolve(path)?;
+    let file = |name: &str| dir.join(name);
+    let config = Config::from_json(&store::read_text(&file("config.json"))?)
+        .map_err(|e| ModelError::Config(file("config.json"), e))?;
+    let tokenizer = Tokenizer::from_json(&store::read_text(&file("tokenizer.json"))?)
+        .map_err(|e| ModelError::Tokenizer(file("tokenizer.json"), e))?;
+    if tokenizer.vocab_size() > config.vocab_size {
+        let (tokens, rows) = (tokenizer.vocab_size(), config.vocab_size);
+        return Err(ModelError::Vocabulary { path: dir, tokens, rows });
+    }
+    let special = tokenizer.special_tokens().map(|(id, text)| (text.to_string(), id)).collect();
+    let template =
+        ChatTemplate::load(&dir, special).map_err(|e| ModelError::Template(dir.clone(), e))?;
+    let settings: TokenizerConfig = if file("tokenizer_config.json").is_file() {
+        store::read_json(&file("tokenizer_config.json"))?
+    } else {
+        TokenizerConfig::default()
+    };
+    let bos = settings.bos_token.filter(|_| settings.add_bos_token);
+    let bos = bos.and_then(|name| tokenizer.special_id(&name));
+    let parameters = weights::read(&config, &store::read(&file("model.safetensors"))?)
+        .map_err(|e| ModelError::Weights(file("model.safetensors"), e))?;
+    Ok(Loaded {
+        transformer: Transformer::new(config, parameters),
+        tokenizer,
+        template,
+        bos,
+        path: dir,
+    })
+}
+
+/// Writes a model directory, file by file, each of them atomically; `config.json` last, so that a
+/// directory that has one is whole.
+///
+/// # Errors
+/// What could not be written.
+pub fn save(
+    dir: &Path,
+    transformer: &Transformer,
+    tokenizer_json: &str,
+    settings: &TokenizerConfig,
+) -> Result<(), ModelError> {
+    store::create_dir(dir)?;
+    let weights = weights::write(&transformer.parameters)
+        .map_err(|e| ModelError::Weights(dir.join("model.safetensors"), e))?;
+    let config = transformer.config();
+    let generation = serde_json::json!({
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": config.eos_token_id,
+        "do_sample": false,
+    });
+    let pretty = |v: serde_json::Value| format!("{v:#}\n").into_bytes();
+    let settings = serde_json::to_value(settings).unwrap_or_default();
+    for (name, bytes) in [
+        ("model.safetensors", weights),
+        ("tokenizer.json", tokenizer_json.as_bytes().to_vec()),
+        ("tokenizer_config.json", pretty(settings)),
+        ("generation_config.json", pretty(generation)),
+        ("config.json", config.to_json().into_bytes()),
+    ] {
+        store::write_atomic(&dir.join(name), &bytes)?;
+    }
+    Ok(())
+}
