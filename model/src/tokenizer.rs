@@ -224,7 +224,7 @@ impl Tokenizer {
 
     /// Whether an id is an added token: one that [`Tokenizer::encode`] never gives.
     pub fn is_special(&self, id: u32) -> bool {
-        self.added.tokens.binary_search_by_key(&id, |token| token.id).is_ok()
+        self.added.has(id)
     }
 
     /// The texts of the added tokens, by id.

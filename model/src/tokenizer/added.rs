@@ -52,11 +52,17 @@ impl Added {
         tokens.sort_by_key(|token| token.id);
         let finder = |normalized: bool| {
             let mine = || tokens.iter().filter(move |token| token.normalized == normalized);
-            let text = |content| if normalized { normalize(content) } else { Cow::Borrowed(content) };
+            let text =
+                |content| if normalized { normalize(content) } else { Cow::Borrowed(content) };
             let patterns = mine().map(|token| text(token.content.as_str()).into_owned());
             Finder::new(patterns.collect(), mine().map(|token| token.id).collect())
         };
         Ok(Added { raw: finder(false)?, normalized: finder(true)?, tokens })
+    }
+
+    /// Whether an id is an added token's.
+    pub(super) fn has(&self, id: u32) -> bool {
+        self.tokens.binary_search_by_key(&id, |token| token.id).is_ok()
     }
 
     /// Cuts a text into added tokens and the normalised text between them.

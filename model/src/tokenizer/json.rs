@@ -204,8 +204,12 @@ pub(super) fn read(text: &str) -> Result<Tokenizer, TokenizerError> {
     let invalid = |what: String| Err(TokenizerError::Invalid(what));
 
     let model_tokens = file.model.vocab.0.len();
-    let ids: HashMap<&str, u32> =
-        file.model.vocab.0.iter().map(|(token, id)| (token.as_str(), *id)).collect();
+    let mut ids: HashMap<&str, u32> = HashMap::with_capacity(model_tokens);
+    for (token, id) in &file.model.vocab.0 {
+        if ids.insert(token, *id).is_some() {
+            return invalid(format!("token {token:?} is there twice in the vocabulary"));
+        }
+    }
     let mut texts: Vec<Option<&str>> = vec![None; model_tokens];
     for (token, id) in &file.model.vocab.0 {
         match texts.get_mut(*id as usize) {
@@ -221,16 +225,13 @@ pub(super) fn read(text: &str) -> Result<Tokenizer, TokenizerError> {
             Some(free) => *free = Some(token),
         }
     }
-    if ids.len() < model_tokens {
-        return invalid("a token is there twice in the vocabulary".into());
-    }
 
     let added = added_tokens(&file, &ids)?;
     let mut model = Vec::with_capacity(model_tokens);
     let mut bytes_seen = [false; 256];
     for (id, text) in texts.iter().enumerate() {
         let text = text.unwrap_or_default();
-        let literal = added.tokens.iter().any(|token| token.id as usize == id);
+        let literal = added.has(id as u32);
         let bytes = if literal { Some(text.into()) } else { bytes::from_text(text) };
         let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) else {
             return invalid(format!("token {text:?} (id {id}) is not in the byte-level alphabet"));
@@ -255,7 +256,14 @@ pub(super) fn read(text: &str) -> Result<Tokenizer, TokenizerError> {
                 ))
             })
         };
-        merges.push((id(left)?, id(right)?, id(&made)?));
+        let made = id(&made)?;
+        if added.has(made) {
+            return Err(TokenizerError::Unsupported(format!(
+                "added token {:?} that text can merge into",
+                texts[made as usize].unwrap_or_default()
+            )));
+        }
+        merges.push((id(left)?, id(right)?, made));
     }
     Ok(Tokenizer::new(pre_tokenizer, &model, &merges, added))
 }
