@@ -9,7 +9,6 @@ pub mod norm;
 pub mod peak;
 mod rows;
 pub mod softmax;
-mod tile;
 pub mod update;
 
 use crate::{Isa, Pool};

@@ -136,6 +136,11 @@ pub unsafe trait Simd: Copy {
     unsafe fn load_bf16(p: *const u16) -> Self::F;
     /// Rounds to bf16 (nearest, ties to even; NaN stays NaN) and writes 16.
     unsafe fn store_bf16(p: *mut u16, v: Self::F);
+    /// Rounds to bf16 as [`Self::store_bf16`]; a lane holds the pair, even element low, for
+    /// [`Self::dot_bf16`].
+    unsafe fn pair_bf16(even: Self::F, odd: Self::F) -> Self::F;
+    /// Rows become columns: lane `j` of vector `i` moves to lane `i` of vector `j`.
+    unsafe fn transpose(rows: [Self::F; LANES]) -> [Self::F; LANES];
     /// Reads one pair of bf16 into all lanes (as 32 bits a lane, for [`Self::dot_bf16`]).
     unsafe fn splat_pair(p: *const u16) -> Self::F;
     /// Per lane, over pairs of bf16: `acc + a.0 * b.0 + a.1 * b.1` in the hardware's rounding
@@ -288,6 +293,15 @@ unsafe impl Simd for Portable {
             // SAFETY: the caller gives 16 writable bf16.
             unsafe { *p.add(i) = half::bf16::from_f32(x).to_bits() }
         }
+    }
+    #[inline(always)]
+    unsafe fn pair_bf16(even: Self::F, odd: Self::F) -> Self::F {
+        let bits = |x: f32| u32::from(half::bf16::from_f32(x).to_bits());
+        std::array::from_fn(|i| f32::from_bits(bits(odd[i]) << 16 | bits(even[i])))
+    }
+    #[inline(always)]
+    unsafe fn transpose(rows: [Self::F; LANES]) -> [Self::F; LANES] {
+        std::array::from_fn(|j| std::array::from_fn(|i| rows[i][j]))
     }
     #[inline(always)]
     unsafe fn splat_pair(p: *const u16) -> Self::F {
@@ -449,19 +463,32 @@ mod x86 {
         unsafe fn store_bf16(p: *mut u16, v: Self::F) {
             // SAFETY: see the impl.
             unsafe {
-                // Add half of the last kept place, less one when that place is even; a NaN is
-                // kept quiet instead.
-                let narrow = |v: __m256| {
-                    let x = _mm256_castps_si256(v);
-                    let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(x), _mm256_set1_epi32(1));
-                    let r = _mm256_add_epi32(x, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-                    let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
-                    let quiet = _mm256_or_si256(x, _mm256_set1_epi32(0x0040_0000));
-                    _mm256_srli_epi32::<16>(_mm256_blendv_epi8(r, quiet, nan))
-                };
-                let packed = _mm256_packus_epi32(narrow(v[0]), narrow(v[1]));
+                let [a, b] = both!(rounded_half, v);
+                let packed =
+                    _mm256_packus_epi32(_mm256_srli_epi32::<16>(a), _mm256_srli_epi32::<16>(b));
                 _mm256_storeu_si256(p.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
             }
+        }
+        #[inline(always)]
+        unsafe fn pair_bf16(even: Self::F, odd: Self::F) -> Self::F {
+            // SAFETY: see the impl.
+            unsafe { both!(pair_halves, even, odd) }
+        }
+        #[inline(always)]
+        unsafe fn transpose(rows: [Self::F; LANES]) -> [Self::F; LANES] {
+            let mut out = rows;
+            for (i, j) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                let mut quarter = [rows[0][0]; 8];
+                for (r, v) in quarter.iter_mut().enumerate() {
+                    *v = rows[i * 8 + r][j];
+                }
+                // SAFETY: see the impl.
+                let quarter = unsafe { transpose8(quarter) };
+                for (c, v) in quarter.iter().enumerate() {
+                    out[j * 8 + c][i] = *v;
+                }
+            }
+            out
         }
         #[inline(always)]
         unsafe fn splat_pair(p: *const u16) -> Self::F {
@@ -486,6 +513,59 @@ mod x86 {
         }
     }
 
+    /// f32 rounded to bf16, in the upper half of each lane (the lower half is arbitrary).
+    #[inline(always)]
+    unsafe fn rounded_half(v: __m256) -> __m256i {
+        // SAFETY: AVX2 is the caller's promise.
+        unsafe {
+            // Add half of the last kept place, less one when that place is even; a NaN is kept
+            // quiet instead.
+            let x = _mm256_castps_si256(v);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(x), _mm256_set1_epi32(1));
+            let r = _mm256_add_epi32(x, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+            let quiet = _mm256_or_si256(x, _mm256_set1_epi32(0x0040_0000));
+            _mm256_blendv_epi8(r, quiet, nan)
+        }
+    }
+
+    /// Pairs of bf16 from f32.
+    #[inline(always)]
+    unsafe fn pair_halves(even: __m256, odd: __m256) -> __m256 {
+        // SAFETY: AVX2 is the caller's promise.
+        unsafe {
+            let low = _mm256_srli_epi32::<16>(rounded_half(even));
+            _mm256_castsi256_ps(_mm256_blend_epi16::<0b1010_1010>(low, rounded_half(odd)))
+        }
+    }
+
+    /// Eight by eight: pairs, then pairs of pairs within a half, then halves.
+    #[inline(always)]
+    unsafe fn transpose8(r: [__m256; 8]) -> [__m256; 8] {
+        // SAFETY: AVX2 is the caller's promise.
+        unsafe {
+            let mut two = r;
+            for i in (0..8).step_by(2) {
+                two[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+                two[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+            }
+            let mut four = two;
+            for i in [0, 4] {
+                for j in 0..2 {
+                    let (a, b) = (_mm256_castps_pd(two[i + j]), _mm256_castps_pd(two[i + j + 2]));
+                    four[i + 2 * j] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+                    four[i + 2 * j + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+                }
+            }
+            let mut out = four;
+            for j in 0..4 {
+                out[j] = _mm256_permute2f128_ps::<0x20>(four[j], four[j + 4]);
+                out[j + 4] = _mm256_permute2f128_ps::<0x31>(four[j], four[j + 4]);
+            }
+            out
+        }
+    }
+
     macro_rules! avx512 {
         ($(#[$doc:meta])* $name:ident, $dot:expr) => {
             $(#[$doc])*
@@ -497,8 +577,8 @@ mod x86 {
             unsafe impl Simd for $name {
                 type F = __m512;
                 type Mask = __mmask16;
-                const TILE_ROWS: usize = 8;
-                const TILE_VECTORS: usize = 3;
+                const TILE_ROWS: usize = 14;
+                const TILE_VECTORS: usize = 2;
 
                 #[inline(always)]
                 unsafe fn splat(x: f32) -> Self::F {
@@ -601,15 +681,23 @@ mod x86 {
                 unsafe fn store_bf16(p: *mut u16, v: Self::F) {
                     // SAFETY: see the impl.
                     unsafe {
-                        let x = _mm512_castps_si512(v);
-                        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(x), _mm512_set1_epi32(1));
-                        let r = _mm512_add_epi32(x, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-                        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
-                        let quiet = _mm512_or_si512(x, _mm512_set1_epi32(0x0040_0000));
-                        let kept = _mm512_mask_blend_epi32(nan, r, quiet);
-                        let narrow = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(kept));
+                        let narrow = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded(v)));
                         _mm256_storeu_si256(p.cast(), narrow);
                     }
+                }
+                #[inline(always)]
+                unsafe fn pair_bf16(even: Self::F, odd: Self::F) -> Self::F {
+                    // SAFETY: see the impl.
+                    unsafe {
+                        let low = _mm512_srli_epi32::<16>(rounded(even));
+                        let pair = _mm512_mask_blend_epi16(0xaaaa_aaaa, low, rounded(odd));
+                        _mm512_castsi512_ps(pair)
+                    }
+                }
+                #[inline(always)]
+                unsafe fn transpose(rows: [Self::F; LANES]) -> [Self::F; LANES] {
+                    // SAFETY: see the impl.
+                    unsafe { transpose16(rows) }
                 }
                 #[inline(always)]
                 unsafe fn splat_pair(p: *const u16) -> Self::F {
@@ -623,6 +711,54 @@ mod x86 {
                 }
             }
         };
+    }
+
+    /// As [`rounded_half`].
+    #[inline(always)]
+    unsafe fn rounded(v: __m512) -> __m512i {
+        // SAFETY: AVX-512F is the caller's promise.
+        unsafe {
+            let x = _mm512_castps_si512(v);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(x), _mm512_set1_epi32(1));
+            let r = _mm512_add_epi32(x, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            let quiet = _mm512_or_si512(x, _mm512_set1_epi32(0x0040_0000));
+            _mm512_mask_blend_epi32(nan, r, quiet)
+        }
+    }
+
+    /// As [`transpose8`], with quarters in place of halves.
+    #[inline(always)]
+    unsafe fn transpose16(r: [__m512; 16]) -> [__m512; 16] {
+        // SAFETY: AVX-512F is the caller's promise.
+        unsafe {
+            let mut two = r;
+            for i in (0..16).step_by(2) {
+                two[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+                two[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+            }
+            let mut four = two;
+            for i in (0..16).step_by(4) {
+                for j in 0..2 {
+                    let (a, b) = (_mm512_castps_pd(two[i + j]), _mm512_castps_pd(two[i + j + 2]));
+                    four[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+                    four[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+                }
+            }
+            let mut out = four;
+            for j in 0..4 {
+                // Quarters 0 and 2, then 1 and 3, of eight rows.
+                let (a, b) = (four[j], four[j + 4]);
+                let (c, d) = (four[j + 8], four[j + 12]);
+                let even = [_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d)];
+                let odd = [_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(c, d)];
+                out[j] = _mm512_shuffle_f32x4::<0x88>(even[0], even[1]);
+                out[j + 4] = _mm512_shuffle_f32x4::<0x88>(odd[0], odd[1]);
+                out[j + 8] = _mm512_shuffle_f32x4::<0xdd>(even[0], even[1]);
+                out[j + 12] = _mm512_shuffle_f32x4::<0xdd>(odd[0], odd[1]);
+            }
+            out
+        }
     }
 
     #[inline(always)]
