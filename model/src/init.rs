@@ -5,6 +5,7 @@ use compute::rng::Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
+use crate::induction::Stream;
 use crate::transformer::shapes;
 use crate::weights::parameter;
 
@@ -20,24 +21,37 @@ pub struct Init {
     pub output_gain: f32,
     /// Weights of the norms of queries and keys: attention starts sharper above 1.
     pub qk_norm: f32,
+    /// Whether an induction head is there from the start (where the shape has room for it).
+    pub induction: bool,
 }
 
 impl Default for Init {
     fn default() -> Self {
-        Init { embedding_std: 0.02, matrix_gain: 1.0, output_gain: 0.0, qk_norm: 1.0 }
+        Init {
+            embedding_std: 0.02,
+            matrix_gain: 1.0,
+            output_gain: 0.0,
+            qk_norm: 1.0,
+            induction: false,
+        }
     }
 }
 
 /// Parameters of a new model. Each has a random stream of its own, by its name.
 pub fn initialise(config: &Config, init: &Init, seed: u64) -> Parameters {
     let mut parameters = Parameters::default();
+    let stream = if init.induction {
+        Stream::new(config, &mut Rng::new(seed).stream("stream"))
+    } else {
+        None
+    };
     for (name, shape) in shapes(config) {
         let count: usize = shape.iter().product();
         let normal = |std: f32| -> Vec<f32> {
             let mut rng = Rng::new(seed).stream(&name);
             (0..count).map(|_| rng.normal() * std).collect()
         };
-        let data = if name.contains("q_norm") || name.contains("k_norm") {
+        let mut data = if name.contains("q_norm") || name.contains("k_norm") {
             vec![init.qk_norm; count]
         } else if shape.len() == 1 {
             vec![1.0; count]
@@ -48,6 +62,13 @@ pub fn initialise(config: &Config, init: &Init, seed: u64) -> Parameters {
             let gain = if output { init.output_gain } else { init.matrix_gain };
             normal(gain / (shape[1] as f32).sqrt())
         };
+        if let Some(stream) = &stream {
+            stream.write(config, &name, &mut data, init.embedding_std);
+            if name.contains("embed_tokens") {
+                let rows = data.chunks_exact_mut(config.hidden_size);
+                rows.for_each(|row| stream.embed(row, init.embedding_std));
+            }
+        }
         parameters.add(parameter(name, &shape, data));
     }
     parameters

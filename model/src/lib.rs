@@ -3,6 +3,7 @@
 pub mod account;
 pub mod config;
 pub mod directory;
+mod induction;
 pub mod init;
 pub mod message;
 pub mod sampler;

@@ -36,7 +36,13 @@ fn config(tied: bool) -> Config {
 
 fn model(tied: bool) -> Transformer {
     let config = config(tied);
-    let init = Init { embedding_std: 0.5, matrix_gain: 1.5, output_gain: 0.8, qk_norm: 1.3 };
+    let init = Init {
+        embedding_std: 0.5,
+        matrix_gain: 1.5,
+        output_gain: 0.8,
+        qk_norm: 1.3,
+        induction: false,
+    };
     let parameters = initialise(&config, &init, 7);
     Transformer::new(config, parameters)
 }
