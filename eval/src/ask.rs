@@ -32,21 +32,21 @@ pub trait Speaker {
 /// Continues each conversation with the assistant's answer and, where it calls tools, their
 /// results and its next answer. All that are open are asked together.
 ///
+/// `definitions`: the tools as they are described to the model, or null where it was taught to
+/// call them without a description.
+///
 /// # Errors
 /// What [`Speaker::reply`] says.
 pub fn converse(
     speaker: &mut dyn Speaker,
     mut conversations: Vec<Vec<Message>>,
     tools: &Toolbox,
+    definitions: &Value,
 ) -> Result<Vec<Vec<Message>>, Error> {
-    let definitions = match tools.tools.is_empty() {
-        true => Value::Null,
-        false => tools.definitions(),
-    };
     let mut open: Vec<usize> = (0..conversations.len()).collect();
     for _ in 0..=CALLS {
         let asked: Vec<&[Message]> = open.iter().map(|&i| &conversations[i][..]).collect();
-        let replies = speaker.reply(&asked, &definitions)?;
+        let replies = speaker.reply(&asked, definitions)?;
         let mut calling = Vec::new();
         for (i, reply) in open.into_iter().zip(replies) {
             let results: Vec<Message> =
@@ -107,8 +107,8 @@ mod tests {
     #[test]
     fn calls_are_run_and_their_results_told() {
         let asked = ["12*34", "hello", "1/0"].map(|text| vec![Message::user(text)]);
-        let mut speaker = Scripted(0);
-        let talks = converse(&mut speaker, asked.to_vec(), &Toolbox::calculator()).unwrap();
+        let (mut speaker, tools) = (Scripted(0), Toolbox::calculator());
+        let talks = converse(&mut speaker, asked.to_vec(), &tools, &tools.definitions()).unwrap();
         let last: Vec<&str> = talks.iter().map(|t| t.last().unwrap().content.as_str()).collect();
         assert_eq!(last, ["It is 408.", "Hello.", "It is error: division by zero."]);
         assert_eq!(talks.iter().map(Vec::len).collect::<Vec<_>>(), [4, 2, 4]);
@@ -116,10 +116,10 @@ mod tests {
 
         // Who calls for ever is stopped.
         let looping = vec![vec![Message::user("loop")]];
-        let talks = converse(&mut speaker, looping, &Toolbox::calculator()).unwrap();
+        let talks = converse(&mut speaker, looping, &tools, &Value::Null).unwrap();
         assert_eq!((talks[0].len(), speaker.0), (1 + 2 * (CALLS + 1), 2 + CALLS + 1));
 
-        let talks = converse(&mut speaker, asked.to_vec(), &Toolbox::default()).unwrap();
+        let talks = converse(&mut speaker, asked.to_vec(), &tools, &Value::Null).unwrap();
         assert_eq!(talks[0][1].content, "I can't.");
     }
 }
