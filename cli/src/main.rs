@@ -1,3 +1,108 @@
-//! The `homegrown` command.
+//! The `homegrown` command: arguments in, one exit code out.
 
-fn main() {}
+mod bench;
+mod common;
+mod evaluate;
+mod failure;
+mod grow;
+mod interrupt;
+mod prepare;
+mod progress;
+mod recipe;
+mod score;
+mod stage;
+mod tokenize;
+mod tokenizer;
+mod training;
+mod world;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use serde_json::{Value, json};
+
+use common::Common;
+use failure::Failure;
+
+/// The whole life of a language model: text in, an assistant of your own out.
+#[derive(Parser)]
+#[command(name = "homegrown", version, max_term_width = 100)]
+struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Text in, assistant out: prepare, tokenize, pretrain, fine-tune, evaluate, report.
+    Grow(grow::GrowArgs),
+    /// One stage of training, in the run directory of a recipe.
+    #[command(subcommand)]
+    Train(grow::TrainCommand),
+    /// Tokenizers: train one, text to ids, ids to text.
+    #[command(subcommand)]
+    Tokenizer(tokenizer::TokenizerCommand),
+    /// How well a model predicts a text: bits per byte, perplexity.
+    Score(score::ScoreArgs),
+    /// What this machine does.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+}
+
+#[derive(Subcommand)]
+enum BenchCommand {
+    /// Training steps on random tokens.
+    Train(bench::BenchTrainArgs),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    interrupt::listen();
+    let common = &arguments.common;
+    match common.check().and_then(|()| run(&arguments.command, common)) {
+        Ok(value) => {
+            if common.json {
+                common::say(&value.to_string());
+            }
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            if common.json {
+                let (error, hint) = (&failure.message, &failure.hint);
+                common::say(
+                    &json!({"error": error, "hint": hint, "exit": failure.exit}).to_string(),
+                );
+            }
+            ExitCode::from(failure.exit)
+        }
+    }
+}
+
+/// Runs a command; returns what `--json` prints.
+fn run(command: &Command, common: &Common) -> Result<Value, Failure> {
+    match command {
+        Command::Grow(args) => grow::grow(args, common),
+        Command::Train(command) => grow::train(command, common),
+        Command::Tokenizer(command) => tokenizer::run(command, common),
+        Command::Score(args) => score::score(args, common),
+        Command::Bench(BenchCommand::Train(args)) => {
+            let result = bench::train(args, common.threads()).map_err(Failure::invalid)?;
+            let value = serde_json::to_value(&result).map_err(Failure::failed)?;
+            common.table(&value);
+            Ok(value)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+}

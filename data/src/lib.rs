@@ -1,6 +1,8 @@
 //! Documents to clean text to token shards; conversations; the microworld.
 
 pub mod batches;
+pub mod encode;
 pub mod shards;
 pub mod jsonl;
+pub mod microworld;
 pub mod text;

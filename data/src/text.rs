@@ -154,6 +154,18 @@ impl Corpus {
         self.heldout = format!("the end of {name}, {:.1} % of the text", percent(tail));
     }
 
+    /// Hash of all text with its paths, and of what is held out.
+    pub fn hash(&self) -> Hash {
+        let mut hasher = store::hash::Hasher::default();
+        for file in &self.files {
+            for (hash, _, held) in &file.documents {
+                hasher.update(format!("{hash} {held} {}\n", file.path.display()).as_bytes());
+            }
+        }
+        hasher.update(self.heldout.as_bytes());
+        hasher.finish()
+    }
+
     /// Calls `f` with every document and whether it is held out, in order.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! Pretraining and fine-tuning: optimizers, schedules, loops, checkpoints, metrics.
 
+pub mod checkpoint;
 pub mod muon;
 pub mod optimizer;
 pub mod schedule;

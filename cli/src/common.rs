@@ -1,0 +1,88 @@
+//! What all commands share: their common flags, the machine, and what is said on stdout.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use clap::Args;
+use compute::Cpu;
+use compute::cpu::peak;
+use compute::tensor::DType;
+use serde_json::Value;
+use train::Precision;
+
+use crate::failure::Failure;
+
+/// Flags of every command.
+#[derive(Args, Clone, Debug)]
+pub struct Common {
+    /// Print exactly one JSON object on stdout; all else goes to stderr.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Threads to compute on [default: all cores].
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// What to compute on: auto, cpu or cuda[:N].
+    #[arg(long, global = true, default_value = "auto")]
+    pub device: String,
+    /// Seed of everything random.
+    #[arg(long, global = true)]
+    pub seed: Option<u64>,
+}
+
+impl Common {
+    /// Checks what the parser of arguments can't.
+    ///
+    /// # Errors
+    /// A device that isn't there.
+    pub fn check(&self) -> Result<(), Failure> {
+        match self.device.as_str() {
+            "auto" | "cpu" => Ok(()),
+            d if d == "cuda" || d.starts_with("cuda:") => Err(Failure::invalid(format!(
+                "--device {d}: this version computes on the CPU only"
+            ))
+            .hint("Leave --device out, or say --device cpu.")),
+            d => Err(Failure::invalid(format!("--device {d}: one of auto, cpu, cuda, cuda:N"))),
+        }
+    }
+
+    /// Number of threads.
+    pub fn threads(&self) -> usize {
+        let all = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.threads.map_or_else(all, usize::from)
+    }
+
+    /// The processor with its threads.
+    pub fn cpu(&self) -> Arc<Cpu> {
+        Arc::new(Cpu::new(self.threads()))
+    }
+
+    /// Prints an object as lines of name and value, for people.
+    pub fn table(&self, value: &Value) {
+        if self.json {
+            return;
+        }
+        for (key, value) in value.as_object().into_iter().flatten() {
+            match value {
+                Value::Number(n) if n.is_f64() => {
+                    say(&format!("{key:>20}  {:.4}", n.as_f64().unwrap_or(0.0)))
+                }
+                Value::String(text) => say(&format!("{key:>20}  {text}")),
+                other => say(&format!("{key:>20}  {other}")),
+            }
+        }
+    }
+}
+
+/// The type of the operands of products, and what the machine can do in it, FLOP/s.
+pub fn products(cpu: &Cpu, precision: Precision) -> (DType, f64) {
+    match precision {
+        Precision::Auto => peak::best_products(cpu),
+        Precision::F32 => (DType::F32, peak::f32_flops(cpu)),
+        Precision::Bf16 => (DType::Bf16, peak::bf16_flops(cpu)),
+    }
+}
+
+/// Prints a line on stdout. Nobody may be there to read it.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}

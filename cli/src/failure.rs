@@ -1,0 +1,113 @@
+//! How a command fails: one type, one exit code, one rendering.
+
+use std::fmt;
+
+use store::StoreError;
+
+/// Why a command did not do what was asked. What was wrong and where; `hint`: what to do.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: u8,
+    /// What was wrong, and where.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    /// The run failed: exit 1.
+    pub fn failed(message: impl fmt::Display) -> Failure {
+        Failure { exit: 1, message: message.to_string(), hint: None }
+    }
+
+    /// Wrong usage or invalid input: exit 2.
+    pub fn invalid(message: impl fmt::Display) -> Failure {
+        Failure { exit: 2, message: message.to_string(), hint: None }
+    }
+
+    /// Stopped by Ctrl-C: exit 130.
+    pub fn interrupted(message: impl fmt::Display) -> Failure {
+        Failure { exit: 130, message: message.to_string(), hint: None }
+    }
+
+    /// Adds what to do.
+    pub fn hint(mut self, hint: impl fmt::Display) -> Failure {
+        self.hint = Some(hint.to_string());
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.message)?;
+        self.hint.iter().try_for_each(|hint| write!(f, "\n  {hint}"))
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        use std::io::ErrorKind;
+        let hint = match &error {
+            StoreError::Io { source, .. } => match source.kind() {
+                ErrorKind::StorageFull => Some("The disk is full: make room, then run it again."),
+                ErrorKind::PermissionDenied => Some("Check who may read and write there."),
+                ErrorKind::ReadOnlyFilesystem => Some("Choose another place with --out."),
+                _ => None,
+            },
+            StoreError::Damaged { .. } => None,
+        };
+        let invalid = match &error {
+            StoreError::Io { action, .. } => matches!(*action, "read" | "map" | "list the folder"),
+            StoreError::Damaged { .. } => true,
+        };
+        let failure = if invalid { Failure::invalid(&error) } else { Failure::failed(&error) };
+        Failure { hint: hint.map(String::from), ..failure }
+    }
+}
+
+/// Errors that are about what a command was given.
+macro_rules! invalid {
+    ($($error:ty),* $(,)?) => {$(
+        impl From<$error> for Failure {
+            fn from(error: $error) -> Failure {
+                Failure::invalid(error)
+            }
+        }
+    )*};
+}
+
+invalid!(
+    data::batches::LoaderError,
+    model::template::TemplateError,
+    model::tokenizer::TokenizerError,
+);
+
+/// Errors that may hold one of the store, which knows better.
+macro_rules! store_or_invalid {
+    ($($error:ty),* $(,)?) => {$(
+        impl From<$error> for Failure {
+            fn from(error: $error) -> Failure {
+                use $error as Error;
+                match error {
+                    Error::Store(error) => error.into(),
+                    error => Failure::invalid(error),
+                }
+            }
+        }
+    )*};
+}
+
+store_or_invalid!(
+    data::jsonl::JsonlError,
+    data::shards::ShardError,
+    data::text::TextError,
+    model::directory::ModelError,
+    train::checkpoint::CheckpointError,
+);
+
+impl From<eval::Error> for Failure {
+    fn from(error: eval::Error) -> Failure {
+        Failure::failed(error)
+    }
+}

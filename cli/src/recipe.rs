@@ -1,0 +1,408 @@
+//! Recipes: `recipes/default.toml` with a recipe's changes, then those of `--set` and flags.
+//!
+//! The default has every setting there is, so what it doesn't have is a mistake: it is named, with
+//! its line and the nearest setting that exists.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+use model::config::Config;
+use model::init::Init;
+use serde::{Deserialize, Serialize};
+use toml::de::{DeTable, DeValue};
+use toml::{Table, Value};
+use train::TrainConfig;
+
+use crate::failure::Failure;
+
+/// The recipe of `homegrown grow`.
+pub const DEFAULT: &str = include_str!("../../recipes/default.toml");
+/// What is different for one's own text.
+pub const DOCS: &str = include_str!("../../recipes/docs.toml");
+
+/// The version of the form of recipes.
+const SCHEMA_VERSION: u32 = 1;
+
+/// All settings of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// The version of this form.
+    pub schema_version: u32,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Minutes of training that the token counts shall be scaled to; 0: they are as written.
+    pub minutes: f64,
+    /// Text of one's own.
+    pub data: DataSettings,
+    /// The microworld, where there is no text of one's own.
+    pub world: Table,
+    /// The tokenizer.
+    pub tokenizer: TokenizerSettings,
+    /// The model's shape.
+    pub model: ModelSettings,
+    /// What is mixed with what.
+    pub mixture: Mixture,
+    /// Pretraining.
+    pub pretrain: TrainConfig,
+    /// Fine-tuning.
+    pub finetune: TrainConfig,
+    /// Evaluation.
+    pub eval: EvalSettings,
+    /// Scores that a run must reach, or it fails; for bits per byte, the most it may need. 0: none.
+    pub floors: BTreeMap<String, f64>,
+}
+
+/// Text of one's own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSettings {
+    /// Files and folders of UTF-8 text.
+    pub docs: Vec<String>,
+    /// JSONL files of conversations.
+    pub chats: Vec<String>,
+    /// Share of the text that is held out.
+    pub heldout: f64,
+}
+
+/// The tokenizer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerSettings {
+    /// Tokens, bytes and special tokens included.
+    pub vocab_size: usize,
+}
+
+/// The model's shape.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSettings {
+    /// Layers.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub dim: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Width inside the MLP.
+    pub ffn: usize,
+    /// Longest context, tokens.
+    pub context: usize,
+    /// Base of the rotary angles.
+    pub rope_base: f64,
+    /// Whether the head is the embedding.
+    pub tied: bool,
+    /// How weights start.
+    pub init: Init,
+}
+
+/// What is mixed with what.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mixture {
+    /// Share of the tokens of pretraining that are conversations.
+    pub conversations: f64,
+    /// Share of the tokens of fine-tuning that are pretraining text.
+    pub replay: f64,
+}
+
+/// Evaluation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvalSettings {
+    /// Most questions of a task.
+    pub questions: usize,
+    /// Bytes of held-out text that are measured during training.
+    pub validation_bytes: u64,
+    /// Whether to compress the held-out text with xz and zstd.
+    pub compressors: bool,
+}
+
+impl Recipe {
+    /// The default, changed by a recipe (its path and text), then by `sets`: flag and `KEY=VALUE`.
+    ///
+    /// # Errors
+    /// A key that isn't there, a value that can't be, with where it was set.
+    pub fn resolve(
+        recipe: Option<(&str, &str)>,
+        sets: &[(String, String)],
+    ) -> Result<Recipe, Failure> {
+        let default: Table =
+            DEFAULT.parse().map_err(|e| Failure::failed(format!("recipes/default.toml: {e}")))?;
+        let mut table = default.clone();
+        let mut origins = Origins::default();
+        if let Some((name, text)) = recipe {
+            merge(&mut table, Source { name, text }.read(&default, &mut origins)?);
+        }
+        for (flag, set) in sets {
+            merge(&mut table, Source { name: flag, text: set }.read_set(&default, &mut origins)?);
+        }
+        let recipe = Recipe::deserialize(Value::Table(table)).map_err(|e| {
+            // "what\nin `key`"
+            let text = e.to_string();
+            let (why, key) = text.trim_end().rsplit_once("\nin `").unwrap_or((&text, ""));
+            origins.wrong(key.trim_end_matches('`'), why.trim_end())
+        })?;
+        recipe.check(&origins)?;
+        Ok(recipe)
+    }
+
+    /// Reads a recipe that was resolved before.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(path: &Path) -> Result<Recipe, Failure> {
+        Recipe::resolve(Some((&path.display().to_string(), &store::read_text(path)?)), &[])
+    }
+
+    /// The text of a recipe file with all settings.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).unwrap_or_default()
+    }
+
+    /// `config.json` of the model, for a tokenizer of `vocab_size` tokens.
+    pub fn config(&self, vocab_size: usize, bos: Option<u32>, eos: Option<u32>) -> Config {
+        let m = &self.model;
+        Config {
+            architectures: vec!["Qwen3ForCausalLM".into()],
+            model_type: "qwen3".into(),
+            vocab_size,
+            hidden_size: m.dim,
+            intermediate_size: m.ffn,
+            num_hidden_layers: m.layers,
+            num_attention_heads: m.heads,
+            num_key_value_heads: m.kv_heads,
+            head_dim: m.head_dim,
+            max_position_embeddings: m.context,
+            rms_norm_eps: 1e-6,
+            rope_theta: m.rope_base,
+            tie_word_embeddings: m.tied,
+            attention_bias: false,
+            hidden_act: "silu".into(),
+            bos_token_id: bos,
+            eos_token_id: eos,
+            torch_dtype: "float32".into(),
+        }
+    }
+
+    /// Whether the text is one's own.
+    pub fn own_text(&self) -> bool {
+        !self.data.docs.is_empty()
+    }
+
+    /// Checks what types don't.
+    fn check(&self, origins: &Origins) -> Result<(), Failure> {
+        let wrong = |key: &str, why: String| Err(origins.wrong(key, &why));
+        if self.schema_version != SCHEMA_VERSION {
+            let why = format!(
+                "{} is not {SCHEMA_VERSION}, the version this program reads",
+                self.schema_version
+            );
+            return wrong("schema_version", why);
+        }
+        if !(self.minutes.is_finite() && (0.0..=1e6).contains(&self.minutes)) {
+            return wrong("minutes", format!("{} is not a number of minutes", self.minutes));
+        }
+        for (key, share) in [
+            ("data.heldout", self.data.heldout),
+            ("mixture.conversations", self.mixture.conversations),
+            ("mixture.replay", self.mixture.replay),
+        ] {
+            if !(0.0..1.0).contains(&share) {
+                return wrong(key, format!("{share} is not a share from 0 to 1"));
+            }
+        }
+        let m = &self.model;
+        let least = 256 + data::encode::SPECIAL.len();
+        if !(least..=1 << 22).contains(&self.tokenizer.vocab_size) {
+            let why = format!(
+                "{} is not from {least} (bytes and special tokens) to {}",
+                self.tokenizer.vocab_size,
+                1 << 22
+            );
+            return wrong("tokenizer.vocab_size", why);
+        }
+        if m.context < 8 {
+            return wrong(
+                "model.context",
+                format!("{} tokens are too few for a document", m.context),
+            );
+        }
+        if let Err(e) = self.config(self.tokenizer.vocab_size, None, None).check() {
+            return wrong("model", e.to_string());
+        }
+        for (stage, t) in [("pretrain", &self.pretrain), ("finetune", &self.finetune)] {
+            if let Some(why) = t.schedule.problem() {
+                return wrong(&format!("{stage}.schedule"), why);
+            }
+            let key = format!("{stage}.micro_tokens");
+            if t.micro_tokens < m.context {
+                return wrong(
+                    &key,
+                    format!(
+                        "{} tokens have no room for a context of {}",
+                        t.micro_tokens, m.context
+                    ),
+                );
+            }
+            if t.batch_tokens < t.micro_tokens {
+                let why =
+                    format!("{} is less than micro_tokens, {}", t.batch_tokens, t.micro_tokens);
+                return wrong(&format!("{stage}.batch_tokens"), why);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where settings come from, by dotted key.
+#[derive(Default)]
+struct Origins(BTreeMap<String, String>);
+
+impl Origins {
+    /// The setting `key` (or one above or below it) is wrong.
+    fn wrong(&self, key: &str, why: &str) -> Failure {
+        let related = |k: &str| {
+            k == key || k.starts_with(&format!("{key}.")) || key.starts_with(&format!("{k}."))
+        };
+        let places: Vec<&str> =
+            self.0.iter().filter(|(k, _)| related(k)).map(|(_, o)| o.as_str()).collect();
+        let failure = Failure::invalid(format!("the setting {key}: {why}"));
+        if places.is_empty() {
+            failure
+        } else {
+            failure.hint(format!("set by {}", places.join("; ")))
+        }
+    }
+}
+
+/// A recipe's text, or `KEY=VALUE` of a flag.
+struct Source<'a> {
+    name: &'a str,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    /// The changes that a recipe file makes.
+    fn read(&self, default: &Table, origins: &mut Origins) -> Result<Table, Failure> {
+        let parsed = DeTable::parse(self.text)
+            .map_err(|e| self.wrong(e.span().unwrap_or_default(), e.message(), None))?;
+        self.check(parsed.get_ref(), default, "", origins)?;
+        // The same text again, now as plain values.
+        self.text.parse().map_err(|e: toml::de::Error| {
+            self.wrong(e.span().unwrap_or_default(), e.message(), None)
+        })
+    }
+
+    /// The change that `KEY=VALUE` makes; a value that is no TOML is a text.
+    fn read_set(&self, default: &Table, origins: &mut Origins) -> Result<Table, Failure> {
+        let Some((key, value)) = self.text.split_once('=') else {
+            let wrong = Failure::invalid(format!("{} {}: it has no =", self.name, self.text));
+            return Err(wrong.hint("Write it as KEY=VALUE, such as --set pretrain.tokens=1000000."));
+        };
+        let (key, value) = (key.trim(), value.trim());
+        let plain = |text: &str| format!("{key} = {text}").parse::<Table>();
+        let quoted = Value::String(value.to_string()).to_string();
+        let text = if plain(value).is_ok() {
+            format!("{key} = {value}")
+        } else {
+            format!("{key} = {quoted}")
+        };
+        let flag = format!("{} {}", self.name, self.text);
+        let mut inner = Origins::default();
+        let changes =
+            Source { name: &flag, text: &text }.read(default, &mut inner).map_err(|e| {
+                // There is no file whose line could be shown.
+                let message = e.message.replacen(", line 1", "", 1);
+                Failure { message, ..e }
+            })?;
+        origins.0.extend(inner.0.into_keys().map(|key| (key, flag.clone())));
+        Ok(changes)
+    }
+
+    /// Compares keys and types with those of the default.
+    fn check(
+        &self,
+        table: &DeTable<'_>,
+        default: &Table,
+        above: &str,
+        origins: &mut Origins,
+    ) -> Result<(), Failure> {
+        for (key, value) in table {
+            let name = key.get_ref().as_ref();
+            let dotted =
+                if above.is_empty() { name.to_string() } else { format!("{above}.{name}") };
+            let line = self.line(key.span().start);
+            let Some(wanted) = default.get(name) else {
+                // The keys of a table with a kind depend on the kind.
+                if default.contains_key("kind") {
+                    origins.0.insert(dotted, format!("{}, line {line}", self.name));
+                    continue;
+                }
+                let hint = match nearest(name, default.keys().map(String::as_str)) {
+                    Some(other) => format!("Did you mean {other:?}?"),
+                    None => {
+                        let keys: Vec<_> = default.keys().map(String::as_str).collect();
+                        format!("There are {}.", keys.join(", "))
+                    }
+                };
+                let why = format!("there is no setting {dotted}");
+                return Err(self.wrong(key.span(), &why, Some(hint)));
+            };
+            match (value.get_ref(), wanted) {
+                (DeValue::Table(inner), Value::Table(default)) => {
+                    self.check(inner, default, &dotted, origins)?;
+                }
+                (DeValue::Integer(_), Value::Float(_)) => {}
+                (value, wanted) if value.type_str() == wanted.type_str() => {}
+                (other, wanted) => {
+                    let (got, want) = (other.type_str(), wanted.type_str());
+                    let why = format!("{dotted} is a {want}, not a {got}");
+                    return Err(self.wrong(value.span(), &why, None));
+                }
+            }
+            origins.0.insert(dotted, format!("{}, line {line}", self.name));
+        }
+        Ok(())
+    }
+
+    fn line(&self, at: usize) -> usize {
+        1 + self.text.as_bytes()[..at.min(self.text.len())].iter().filter(|b| **b == b'\n').count()
+    }
+
+    /// An error with its line.
+    fn wrong(&self, span: Range<usize>, why: &str, hint: Option<String>) -> Failure {
+        let line = self.line(span.start);
+        let text = self.text.lines().nth(line - 1).unwrap_or_default().trim();
+        let shown: String = text.chars().take(100).collect();
+        let why = why.trim_end();
+        let failure =
+            Failure::invalid(format!("{}, line {line}: {why}\n  {line} | {shown}", self.name));
+        Failure { hint, ..failure }
+    }
+}
+
+/// The key that is most like `name`, if one is like it at all.
+fn nearest<'a>(name: &str, keys: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let like = |key: &str| strsim::jaro_winkler(name, key);
+    keys.filter(|k| like(k) > 0.75).max_by(|a, b| like(a).total_cmp(&like(b)))
+}
+
+/// Puts changes into a table. A table of another `kind` is another table.
+fn merge(table: &mut Table, changes: Table) {
+    if changes.get("kind").is_some_and(|kind| table.get("kind").is_some_and(|k| k != kind)) {
+        *table = changes;
+        return;
+    }
+    for (key, value) in changes {
+        match (table.get_mut(&key), value) {
+            (Some(Value::Table(inner)), Value::Table(changes)) => merge(inner, changes),
+            (Some(Value::Float(old)), Value::Integer(new)) => *old = new as f64,
+            (_, value) => drop(table.insert(key, value)),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! `homegrown score`: how well a model predicts a text.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use compute::tape::Workspace;
+use compute::tensor::DType;
+use eval::score::Windows;
+use model::directory;
+use serde_json::Value;
+
+use crate::common::Common;
+use crate::failure::Failure;
+
+/// Arguments of `score`.
+#[derive(Args, Debug)]
+pub struct ScoreArgs {
+    /// A model directory or a run directory.
+    model: PathBuf,
+    /// A file of UTF-8 text.
+    file: PathBuf,
+    /// Tokens in a window [default: the model's longest context].
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+    /// Tokens from one window's start to the next [default: half the context].
+    #[arg(long, value_name = "N")]
+    stride: Option<usize>,
+    /// Each token once with the longest left context (sliding), or as llama-perplexity does.
+    #[arg(long, value_enum, default_value = "sliding")]
+    windows: WindowKind,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum WindowKind {
+    Sliding,
+    #[value(name = "llama.cpp")]
+    LlamaCpp,
+}
+
+/// Scores a text.
+///
+/// # Errors
+/// What can't be read; windows that don't fit.
+pub fn score(args: &ScoreArgs, common: &Common) -> Result<Value, Failure> {
+    let loaded = directory::load(&args.model)?;
+    let text = store::read_text(&args.file)?;
+    let context = args.context.unwrap_or(loaded.transformer.config().max_position_embeddings);
+    let windows = match args.windows {
+        WindowKind::Sliding => {
+            Windows::Sliding { context, stride: args.stride.unwrap_or((context / 2).max(1)) }
+        }
+        WindowKind::LlamaCpp if args.stride.is_some() => {
+            return Err(Failure::invalid("--stride: windows as in llama.cpp stand side by side"));
+        }
+        WindowKind::LlamaCpp => Windows::LlamaCpp { context },
+    };
+    let tokenizer = &loaded.tokenizer;
+    let bos = loaded.bos;
+    let mut tokens: Vec<u32> = bos.into_iter().collect();
+    tokens.extend(tokenizer.encode(&text));
+    let length = |id: u32| match tokenizer.is_special(id) {
+        true => 0,
+        false => tokenizer.token_bytes(id).map_or(0, <[u8]>::len),
+    };
+    let mut ws = Workspace::new(common.cpu(), DType::F32);
+    let score = eval::score::score(&loaded.transformer, &mut ws, &tokens, bos, length, windows)?;
+    let value = serde_json::to_value(score).map_err(Failure::failed)?;
+    common.table(&value);
+    Ok(value)
+}

@@ -1,0 +1,210 @@
+//! A run directory and its stages: each is done once, and again only if something it depends on
+//! has changed.
+//!
+//! ```text
+//! recipe.toml            all settings, resolved
+//! run.json               command, version, machine, model
+//! stages/NAME.json       what a stage was made from and what it made (store::Record)
+//! data/                  documents.jsonl, heldout.jsonl, conversations.jsonl … (prepare)
+//! tokenizer/             tokenizer.json, tokenizer_config.json                 (tokenize)
+//! shards/                documents/, conversations/, heldout/                  (tokenize)
+//! pretrain/, base/       metrics.jsonl, checkpoint/; the model                 (pretrain)
+//! finetune/, model/      the same                                              (finetune)
+//! eval/                  heldout.json, compressors.json, microworld.json       (evaluate)
+//! report.html, report.md                                                       (report)
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::{Map, Value, json};
+use store::{Hash, Record, Stale};
+
+use crate::failure::Failure;
+use crate::interrupt;
+use crate::progress::{duration, peak_rss_bytes};
+
+/// Facts that a stage tells beside its inputs and outputs: tokens, counts …
+pub type Facts = Map<String, Value>;
+
+/// A run directory.
+pub struct Run {
+    /// Where it lies.
+    pub root: PathBuf,
+    /// Stages that are done, in order.
+    records: Vec<Record>,
+}
+
+/// What a stage depends on and what it makes.
+pub struct Stage<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// All settings that it uses.
+    pub settings: Value,
+    /// What it reads in the run directory: outputs of earlier stages.
+    pub reads: &'a [&'a str],
+    /// What it reads elsewhere, by hash.
+    pub inputs: BTreeMap<String, Hash>,
+    /// Files and folders that it writes.
+    pub writes: &'a [&'a str],
+}
+
+impl Run {
+    /// Opens a run directory, new or old.
+    ///
+    /// # Errors
+    /// If it can't be made, or holds something that is no run.
+    pub fn open(root: &Path) -> Result<Run, Failure> {
+        let strange = |why: &str| {
+            Failure::invalid(format!("{} {why}", root.display()))
+                .hint("Name a new folder, or that of an earlier run, with --out.")
+        };
+        if root.exists() && !root.is_dir() {
+            return Err(strange("is not a folder"));
+        }
+        store::create_dir(root)?;
+        let mut entries =
+            std::fs::read_dir(root).map_err(store::StoreError::io("list the folder", root))?;
+        if entries.next().is_some() && !root.join("recipe.toml").is_file() {
+            return Err(strange("holds something that is not a run: it has no recipe.toml"));
+        }
+        Ok(Run { root: root.to_path_buf(), records: Vec::new() })
+    }
+
+    /// A path in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// The record of a stage that was done or found done in this program.
+    pub fn record(&self, stage: &str) -> Option<&Record> {
+        self.records.iter().find(|r| r.stage == stage)
+    }
+
+    /// All of these records.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.records.iter()
+    }
+
+    /// Hash of an output of an earlier stage.
+    pub fn output(&self, name: &str) -> Option<Hash> {
+        self.records.iter().rev().find_map(|r| r.outputs.get(name).copied())
+    }
+
+    /// Does a stage, unless nothing has changed since it was done. `work` is told where it was
+    /// and returns its facts; it writes all of the stage's outputs.
+    ///
+    /// # Errors
+    /// Those of `work`; [`Failure::interrupted`] before a stage, if Ctrl-C was pressed.
+    pub fn stage(
+        &mut self,
+        stage: Stage<'_>,
+        work: impl FnOnce(&Run, Hash) -> Result<Facts, Failure>,
+    ) -> Result<&Record, Failure> {
+        let Stage { name, settings, reads, mut inputs, writes } = stage;
+        for read in reads {
+            // An output that this run doesn't have (such as conversations) is no input.
+            inputs.extend(self.output(read).map(|hash| (read.to_string(), hash)));
+        }
+        let file = self.path(&format!("stages/{name}.json"));
+        let record = match Record::check(&file, &self.root, &settings, &inputs) {
+            Ok(record) => {
+                eprintln!("{name:>10} unchanged");
+                record
+            }
+            Err(why) => {
+                if interrupt::requested() {
+                    return Err(Failure::interrupted(format!("stopped before {name}")));
+                }
+                if why != Stale::New {
+                    eprintln!("{name:>10} again: {why}");
+                }
+                let key = store::hash_bytes(json!([name, settings, inputs]).to_string().as_bytes());
+                let start = Instant::now();
+                let mut facts = work(self, key)?;
+                facts.insert("peak_rss_bytes".into(), peak_rss_bytes().into());
+                let record = Record {
+                    schema_version: store::record::SCHEMA_VERSION,
+                    stage: name.to_string(),
+                    settings,
+                    inputs,
+                    outputs: BTreeMap::new(),
+                    code: env!("CARGO_PKG_VERSION").to_string(),
+                    seconds: start.elapsed().as_secs_f64(),
+                    facts,
+                };
+                let there: Vec<&str> =
+                    writes.iter().copied().filter(|w| self.path(w).exists()).collect();
+                let record = record.finish(&file, &self.root, &there)?;
+                eprintln!("{name:>10} done in {}", duration(record.seconds));
+                record
+            }
+        };
+        self.records.push(record);
+        Ok(&self.records[self.records.len() - 1])
+    }
+}
+
+/// Removes what an earlier run of a stage left behind.
+pub fn clear(path: &Path) -> Result<(), Failure> {
+    let result =
+        if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    match result {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(store::StoreError::io("remove", path)(e).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn stage<'a>(name: &'a str, n: u64, reads: &'a [&'a str], writes: &'a [&'a str]) -> Stage<'a> {
+        Stage { name, settings: json!({"n": n}), reads, inputs: BTreeMap::new(), writes }
+    }
+
+    #[test]
+    fn a_change_runs_exactly_what_depends_on_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("run");
+        // Stages a → b, and c that depends on neither.
+        let go = |a: u64, b: u64, c: u64| -> String {
+            let mut run = Run::open(&root).unwrap();
+            store::write_atomic(&run.path("recipe.toml"), b"").unwrap();
+            let done = std::cell::RefCell::new(String::new());
+            let work = |name: &'static str, text: String| {
+                let done = &done;
+                move |run: &Run, _| {
+                    done.borrow_mut().push_str(name);
+                    store::write_atomic(&run.path(name), text.as_bytes())?;
+                    Ok(Facts::new())
+                }
+            };
+            run.stage(stage("1", a, &[], &["a"]), work("a", (a / 2).to_string())).unwrap();
+            run.stage(stage("2", b, &["a"], &["b"]), work("b", b.to_string())).unwrap();
+            run.stage(stage("3", c, &[], &["c"]), work("c", c.to_string())).unwrap();
+            done.into_inner()
+        };
+        assert_eq!(go(0, 0, 0), "abc");
+        assert_eq!(go(0, 0, 0), "");
+        assert_eq!(go(0, 1, 0), "b");
+        assert_eq!(go(2, 1, 0), "ab");
+        // Done again with the same result: what follows stays.
+        assert_eq!(go(3, 1, 0), "a");
+        std::fs::write(root.join("b"), "damaged").unwrap();
+        assert_eq!(go(3, 1, 0), "b");
+    }
+
+    #[test]
+    fn a_folder_of_something_else_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("thesis.tex"), "").unwrap();
+        let why = |p: &Path| Run::open(p).map(drop).unwrap_err().to_string();
+        assert!(why(dir.path()).contains("not a run"));
+        assert!(why(&dir.path().join("thesis.tex")).contains("not a folder"));
+    }
+}

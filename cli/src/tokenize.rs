@@ -1,0 +1,295 @@
+//! The stage tokenize: a tokenizer learned from the training text, and the text as token shards.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use compute::Pool;
+use data::encode::{self, END_OF_TEXT, END_OF_TURN, SPECIAL};
+use data::jsonl::{self, Conversation, JsonlError};
+use data::shards::{ShardWriter, Totals};
+use eval::run::Corpus;
+use model::directory::TokenizerConfig;
+use model::template::{CHATML, ChatTemplate};
+use model::tokenizer::{Tokenizer, TrainOptions};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::failure::Failure;
+use crate::progress::{Progress, count};
+use crate::recipe::Recipe;
+use crate::stage::{Facts, Run, clear};
+
+/// Text that is encoded at a time.
+const CHUNK_BYTES: usize = 8 << 20;
+/// Skipped conversations that are listed.
+const LISTED: usize = 20;
+
+/// A line of a file of documents.
+#[derive(Debug, Deserialize)]
+pub struct Line {
+    /// The text.
+    pub text: String,
+    /// What kind of document it is, in a microworld.
+    #[serde(default)]
+    pub kind: String,
+}
+
+/// Learns the tokenizer and writes `tokenizer/` and `shards/`.
+///
+/// # Errors
+/// What can't be read, learned or written.
+pub fn tokenize(run: &Run, recipe: &Recipe, pool: &Pool) -> Result<Facts, Failure> {
+    let (documents, heldout) = (run.path("data/documents.jsonl"), run.path("data/heldout.jsonl"));
+    let conversations = run.path("data/conversations.jsonl");
+    let talks = conversations.exists();
+    let tokenizer = learn(run, recipe, pool)?;
+    clear(&run.path("shards"))?;
+
+    let json = tokenizer.to_json();
+    let settings = settings(recipe, talks);
+    store::write_atomic(&run.path("tokenizer/tokenizer.json"), json.as_bytes())?;
+    store::write_json(&run.path("tokenizer/tokenizer_config.json"), &settings)?;
+    let hash = store::hash_bytes(json.as_bytes());
+
+    let writer = |name: &str| {
+        ShardWriter::create(
+            &run.path(&format!("shards/{name}")),
+            hash,
+            tokenizer.vocab_size() as u32,
+        )
+    };
+    let encoder = Encoder { tokenizer: &tokenizer, pool, end: end_of_text(&tokenizer)? };
+    let mut kinds = BTreeMap::new();
+    let train = encoder.documents(&documents, writer("documents")?, u64::MAX, &mut kinds)?;
+    let mut held_kinds = BTreeMap::new();
+    let held = encoder.documents(&heldout, writer("heldout")?, u64::MAX, &mut held_kinds)?;
+    let most = recipe.eval.validation_bytes;
+    encoder.documents(&heldout, writer("validation")?, most, &mut BTreeMap::new())?;
+    let mut facts = json!({"documents": of(train), "heldout": of(held)});
+    if talks {
+        let set = writer("conversations")?;
+        let (totals, skipped) = encoder.conversations(&conversations, set, recipe.model.context)?;
+        kinds.insert("conversations".to_string(), totals.tokens);
+        facts["conversations"] = of(totals);
+        facts["conversations"]["skipped"] = skipped.0.into();
+        facts["conversations"]["skipped_first"] = skipped.1.into();
+    }
+    add_tokens(&run.path("data/corpus.json"), &kinds, held.tokens)?;
+    facts["tokens"] = kinds.values().sum::<u64>().into();
+    facts["vocab_size"] = tokenizer.vocab_size().into();
+    Ok(facts.as_object().cloned().unwrap_or_default())
+}
+
+/// Totals as facts.
+fn of(totals: Totals) -> serde_json::Value {
+    json!({
+        "documents": totals.documents,
+        "tokens": totals.tokens,
+        "learned": totals.learned,
+        "text_bytes": totals.text_bytes,
+    })
+}
+
+/// `tokenizer_config.json`. Without conversations it is that of a base model.
+pub fn settings(recipe: &Recipe, chat: bool) -> TokenizerConfig {
+    TokenizerConfig {
+        tokenizer_class: Some("Qwen2Tokenizer".into()),
+        chat_template: chat.then(|| CHATML.to_string()),
+        bos_token: None,
+        eos_token: Some(if chat { END_OF_TURN } else { END_OF_TEXT }.to_string()),
+        add_bos_token: false,
+        model_max_length: Some(recipe.model.context as u64),
+    }
+}
+
+/// The id of the token that ends a text.
+///
+/// # Errors
+/// If the tokenizer has none.
+pub fn end_of_text(tokenizer: &Tokenizer) -> Result<u32, Failure> {
+    let missing = || Failure::invalid(format!("the tokenizer has no token {END_OF_TEXT}"));
+    tokenizer.special_id(END_OF_TEXT).ok_or_else(missing)
+}
+
+/// Learns merges from all training text: documents, and what is said in conversations.
+fn learn(run: &Run, recipe: &Recipe, pool: &Pool) -> Result<Tokenizer, Failure> {
+    let documents = run.path("data/documents.jsonl");
+    let conversations = run.path("data/conversations.jsonl");
+    let mut failure = None;
+    let mut texts: Box<dyn Iterator<Item = Result<String, JsonlError>>> =
+        Box::new(jsonl::read::<Line>(&documents)?.map(|line| Ok(line?.text)));
+    if conversations.exists() {
+        // What is rendered around the messages is the same everywhere: its words get tokens as well.
+        let options = TrainOptions { special_tokens: special(), ..TrainOptions::default() };
+        let bare = Tokenizer::train(
+            [""; 0],
+            &TrainOptions { vocab_size: 256 + SPECIAL.len(), ..options },
+            &mut |_| {},
+        )?;
+        let template = ChatTemplate::new(CHATML, encode::special_tokens(&bare))?;
+        let rendered = jsonl::read::<Conversation>(&conversations)?.flat_map(move |talk| {
+            let talk = match talk {
+                Ok(talk) => talk,
+                Err(e) => return vec![Err(e)],
+            };
+            // One that can't be rendered is skipped, and listed, when it is encoded.
+            let rendered = template.render(&talk.messages, talk.tools.as_ref(), false);
+            let pieces = rendered.map(|r| r.pieces).unwrap_or_default();
+            let text = |(piece, _)| match piece {
+                model::template::Piece::Text(text) => Some(Ok(text)),
+                model::template::Piece::Special(..) => None,
+            };
+            pieces.into_iter().filter_map(text).collect()
+        });
+        texts = Box::new(texts.chain(rendered));
+    }
+    let texts = texts.map_while(|text| match text {
+        Ok(text) => Some(text),
+        Err(e) => {
+            failure = Some(e);
+            None
+        }
+    });
+    let options = TrainOptions {
+        vocab_size: recipe.tokenizer.vocab_size,
+        special_tokens: special(),
+        threads: pool.threads(),
+        ..TrainOptions::default()
+    };
+    let tokenizer = train_shown(texts, &options);
+    match failure {
+        Some(e) => Err(e.into()),
+        None => tokenizer,
+    }
+}
+
+/// The special tokens of tokenizers that are trained here.
+pub fn special() -> Vec<String> {
+    SPECIAL.map(String::from).to_vec()
+}
+
+/// Trains a tokenizer and shows how far it is.
+///
+/// # Errors
+/// See [`Tokenizer::train`].
+pub fn train_shown<T: AsRef<str>>(
+    texts: impl IntoIterator<Item = T>,
+    options: &TrainOptions,
+) -> Result<Tokenizer, Failure> {
+    use model::tokenizer::Progress as Step;
+    let mut progress = Progress::start("tokenizer", options.vocab_size as u64);
+    let tokenizer = Tokenizer::train(texts, options, &mut |step| match step {
+        Step::Counting { bytes, .. } => progress.set(0, &format!("{} bytes read", count(bytes))),
+        Step::Merging { tokens, .. } => progress.set(tokens as u64, &format!("{tokens} tokens")),
+    })?;
+    progress.finish(&format!("{} tokens", tokenizer.vocab_size()));
+    Ok(tokenizer)
+}
+
+/// Text to shards.
+struct Encoder<'a> {
+    tokenizer: &'a Tokenizer,
+    pool: &'a Pool,
+    end: u32,
+}
+
+impl Encoder<'_> {
+    /// Encodes a file of documents, up to `most` bytes of text; the last one may be cut there.
+    /// Adds up tokens by kind.
+    fn documents(
+        &self,
+        path: &Path,
+        mut writer: ShardWriter,
+        most: u64,
+        kinds: &mut BTreeMap<String, u64>,
+    ) -> Result<Totals, Failure> {
+        let mut lines = jsonl::read::<Line>(path)?;
+        let mut left = most;
+        let mut chunk: Vec<Line> = Vec::new();
+        loop {
+            let (mut bytes, mut done) = (0, false);
+            while bytes < CHUNK_BYTES && !done {
+                match lines.next().transpose()? {
+                    Some(mut line) if left > 0 => {
+                        let end =
+                            line.text.floor_char_boundary(left.min(usize::MAX as u64) as usize);
+                        line.text.truncate(end);
+                        bytes += end;
+                        left -= end as u64;
+                        // Not even one character had room.
+                        done = end == 0;
+                        if !done {
+                            chunk.push(line);
+                        }
+                    }
+                    _ => done = true,
+                }
+            }
+            let texts: Vec<&str> = chunk.iter().map(|line| line.text.as_str()).collect();
+            let ids = self.tokenizer.encode_batch(self.pool, &texts);
+            for (line, ids) in chunk.iter().zip(ids) {
+                let mut tokens = vec![self.end];
+                tokens.extend(ids);
+                tokens.push(self.end);
+                *kinds.entry(line.kind.clone()).or_default() += tokens.len() as u64;
+                writer.push(&tokens, None, line.text.len() as u64)?;
+            }
+            chunk.clear();
+            if done {
+                return Ok(writer.finish()?);
+            }
+        }
+    }
+
+    /// Encodes conversations; those that don't fit the context or can't be rendered are skipped.
+    /// Returns also how many were, and the reasons of the first.
+    fn conversations(
+        &self,
+        path: &Path,
+        mut writer: ShardWriter,
+        context: usize,
+    ) -> Result<(Totals, (u64, Vec<String>)), Failure> {
+        let template = ChatTemplate::new(CHATML, encode::special_tokens(self.tokenizer))?;
+        let (mut skipped, mut listed) = (0, Vec::new());
+        for (i, talk) in jsonl::read::<Conversation>(path)?.enumerate() {
+            let talk = talk?;
+            let reason = match encode::conversation(self.tokenizer, &template, &talk) {
+                Err(e) => e.to_string(),
+                Ok((tokens, _)) if tokens.len() > context + 1 => {
+                    format!("{} tokens don't fit the context of {context}", tokens.len())
+                }
+                Ok((_, learned)) if !learned.iter().skip(1).any(|l| *l) => {
+                    "the assistant says nothing in it".to_string()
+                }
+                Ok((tokens, learned)) => {
+                    let bytes: usize = talk.messages.iter().map(|m| m.content.len()).sum();
+                    writer.push(&tokens, Some(&learned), bytes as u64)?;
+                    continue;
+                }
+            };
+            skipped += 1;
+            if listed.len() < LISTED {
+                listed.push(format!("conversation {}: {reason}", i + 1));
+            }
+        }
+        for line in &listed {
+            eprintln!("   skipped {line}");
+        }
+        if skipped > 0 {
+            eprintln!("   skipped {skipped} conversations in all");
+        }
+        Ok((writer.finish()?, (skipped, listed)))
+    }
+}
+
+/// Completes what is known of the corpus.
+fn add_tokens(path: &Path, kinds: &BTreeMap<String, u64>, heldout: u64) -> Result<(), Failure> {
+    let mut corpus: Corpus = store::read_json(path)?;
+    for kind in &mut corpus.kinds {
+        kind.tokens = kinds.get(&kind.kind).copied();
+    }
+    if let Some(held) = &mut corpus.heldout {
+        held.tokens = Some(heldout);
+    }
+    Ok(store::write_json(path, &corpus)?)
+}
