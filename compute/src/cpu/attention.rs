@@ -58,9 +58,15 @@ impl AttentionShape {
         self.heads / self.kv_heads
     }
 
+    /// Keys that a row sees at most, its own included.
+    fn reach(&self) -> isize {
+        let most = isize::MAX / 2;
+        self.window.map_or(most, |w| w.clamp(1, most as usize) as isize)
+    }
+
     /// First key that position `p` sees.
     fn first_key(&self, p: usize) -> usize {
-        self.window.map_or(0, |w| (p + 1).saturating_sub(w.max(1)))
+        (p + 1).saturating_sub(self.reach() as usize)
     }
 
     /// Row lengths of queries and of keys.

@@ -2,13 +2,13 @@
 //! their sum, 64 keys by 64 rows at a time.
 
 use super::band::{self, Band, Product, Start};
-use super::transpose::{pad, transpose, unpad};
+use super::transpose::{Transpose, pad, reduce, transpose, unpad};
 use super::{AttentionShape, BLOCK, check_spans, with_scratch, with_units};
 use crate::Span;
 use crate::cpu::Cpu;
 use crate::kv::padded;
-use crate::math::{dot, exp};
-use crate::simd::{LANES, Simd};
+use crate::math::exp;
+use crate::simd::{LANES, Simd, at};
 
 /// Gradients of [`forward`](super::forward): writes `dq`, `dk` and `dv` given `dout` and what
 /// forward took and gave. Rows of no span get 0.
@@ -140,7 +140,7 @@ struct Task<'a> {
 }
 
 #[inline(always)]
-unsafe fn kernel<S: Simd>(task: Task<'_>) {
+unsafe fn kernel<S: Transpose>(task: Task<'_>) {
     let Task { shape: s, rows, n, scratch: x } = task;
     let (hd, hdp, group) = (s.head_dim, padded(s.head_dim), s.group());
     let (width, kv_width) = s.widths();
@@ -151,9 +151,20 @@ unsafe fn kernel<S: Simd>(task: Task<'_>) {
             let line = h * n;
             pad::<S>(rows.q.add(h * hd), width, n, hd, s.scale, x.q.add(line * hdp));
             pad::<S>(rows.dout.add(h * hd), width, n, hd, 1.0, x.dout.add(line * hdp));
-            for i in 0..n {
-                let at = i * width + h * hd;
-                *x.delta.add(line + i) = dot::<S>(rows.dout.add(at), rows.out.add(at), hd);
+            for i in (0..n).step_by(LANES) {
+                // As math::dot, 16 rows at once.
+                let mut sums = [S::splat(0.0); LANES];
+                let count = LANES.min(n - i);
+                for (r, sum) in sums.iter_mut().enumerate().take(count) {
+                    let out = rows.out.add((i + r) * width + h * hd);
+                    let mut d = 0;
+                    while d < hd {
+                        let dout = S::load(x.dout.add((line + i + r) * hdp + d));
+                        *sum = S::fma(dout, at::<S>(out, d, hd), *sum);
+                        d += LANES;
+                    }
+                }
+                S::store_n(x.delta.add(line + i), reduce::<S, true>(sums), count);
             }
         }
         zero::<S>(x.dq, group * n * hdp);
@@ -197,15 +208,13 @@ impl Task<'_> {
         let (hd, hdp) = (s.head_dim, padded(s.head_dim));
         let rows = BLOCK.min(n - row);
         let line = h * n + row;
-        let window =
-            s.window.map_or(isize::MAX / 2, |w| w.clamp(1, isize::MAX as usize / 2) as isize);
         let offset = row as isize - start as isize;
         // SAFETY: as for the kernel.
         unsafe {
             for r in (0..rows).step_by(band::rows::<S>()) {
                 let tile = band::rows::<S>().min(rows - r);
                 let visible = Band {
-                    from: offset + r as isize + 1 - window,
+                    from: offset + r as isize + 1 - s.reach(),
                     to: offset + r as isize + 1,
                     slope: 1,
                     depth: keys,
@@ -261,7 +270,7 @@ impl Task<'_> {
                 c: x.dk,
                 c_row: hdp,
                 vectors: hdp / LANES,
-                band: Band { from: -offset, to: window - offset, slope: 1, depth: rows },
+                band: Band { from: -offset, to: s.reach() - offset, slope: 1, depth: rows },
                 start: Start::Go,
             };
             seen.run::<S>(keys);

@@ -69,25 +69,35 @@ impl Product {
     #[inline(always)]
     pub(super) unsafe fn run<S: Simd>(&self, rows: usize) {
         let mut r = 0;
-        // SAFETY: the caller's promise; tiles are within rows and columns.
+        // SAFETY: the caller's promise; stripes are within the rows.
         unsafe {
-            if S::TILE_VECTORS > 1 {
-                while r + 8 <= rows {
+            while r < rows {
+                let left = rows - r;
+                if S::TILE_VECTORS > 1 && left >= 8 && self.regular(r, 8) {
                     self.stripe::<S, 8>(r);
                     r += 8;
+                } else if left >= 4 && self.regular(r, 4) {
+                    self.stripe::<S, 4>(r);
+                    r += 4;
+                } else if left >= 2 && self.regular(r, 2) {
+                    self.stripe::<S, 2>(r);
+                    r += 2;
+                } else {
+                    self.stripe::<S, 1>(r);
+                    r += 1;
                 }
             }
-            while r + 4 <= rows {
-                self.stripe::<S, 4>(r);
-                r += 4;
-            }
-            match rows - r {
-                0 => {}
-                1 => self.stripe::<S, 1>(r),
-                2 => self.stripe::<S, 2>(r),
-                _ => self.stripe::<S, 3>(r),
-            }
         }
+    }
+
+    /// Whether the rows share some k, and each begins and ends where the one before it does, or
+    /// one later: what [`Product::tile`] can do.
+    #[inline(always)]
+    fn regular(&self, row: usize, rows: usize) -> bool {
+        let (first, last) = (self.band.row(row), self.band.row(row + rows - 1));
+        let even = |steps: usize| steps == 0 || steps == rows - 1;
+        let shared = last.start < first.end || self.band.slope == 0;
+        shared && even(last.start - first.start) && even(last.end - first.end)
     }
 
     #[inline(always)]
@@ -108,12 +118,12 @@ impl Product {
         }
     }
 
+    /// A tile whose accumulators stay in registers: a triangle where rows begin one after the
+    /// other, the k that all share, a triangle where rows end one after the other.
     #[inline(always)]
     unsafe fn tile<S: Simd, const R: usize, const V: usize>(&self, row: usize, vector: usize) {
         // SAFETY: the caller's promise.
         unsafe {
-            let a = self.a.add(row * self.a_row);
-            let b = self.b.add(vector * LANES);
             let c = self.c.add(row * self.c_row + vector * LANES);
             let mut acc = [[S::splat(0.0); V]; R];
             if !matches!(self.start, Start::Zero) {
@@ -129,27 +139,33 @@ impl Product {
                     acc.iter_mut().for_each(|acc| *acc = S::mul(*acc, factor));
                 }
             }
-            // All rows share `inner`; before and after it each k is for some of them.
             let (first, last) = (self.band.row(row), self.band.row(row + R - 1));
-            let inner =
-                if last.start < first.end { last.start..first.end } else { last.end..last.end };
-            self.edge::<S, R, V>(&mut acc, a, b, row, first.start..inner.start);
-            let (mut ak, mut bk) = (a.add(inner.start * self.a_k), b.add(inner.start * self.b_row));
-            for _ in inner.clone() {
-                let mut bv = [S::splat(0.0); V];
-                for (v, bv) in bv.iter_mut().enumerate() {
-                    *bv = S::load(bk.add(v * LANES));
-                }
-                for (r, acc) in acc.iter_mut().enumerate() {
-                    let x = S::splat(*ak.add(r * self.a_row));
-                    for (acc, bv) in acc.iter_mut().zip(&bv) {
-                        *acc = S::fma(x, *bv, *acc);
-                    }
-                }
-                ak = ak.add(self.a_k);
-                bk = bk.add(self.b_row);
+            let mut a = self.a.add(row * self.a_row + first.start * self.a_k);
+            let mut b = self.b.add(first.start * self.b_row + vector * LANES);
+            macro_rules! step {
+                ($rows:expr) => {
+                    self.step::<S, R, V>(&mut acc, $rows, a, b);
+                    a = a.add(self.a_k);
+                    b = b.add(self.b_row);
+                };
             }
-            self.edge::<S, R, V>(&mut acc, a, b, row, inner.end..last.end);
+            // Written out, so that every accumulator has a register of its own.
+            macro_rules! triangle {
+                ($($n:literal)*, $before:expr) => {$(
+                    if $n < R {
+                        step!(if $before { 0..$n } else { $n..R });
+                    }
+                )*};
+            }
+            if last.start > first.start {
+                triangle!(1 2 3 4 5 6 7, true);
+            }
+            for _ in last.start..first.end {
+                step!(0..R);
+            }
+            if last.end > first.end {
+                triangle!(1 2 3 4 5 6 7, false);
+            }
             for (r, acc) in acc.iter().enumerate() {
                 for (v, acc) in acc.iter().enumerate() {
                     S::store(c.add(r * self.c_row + v * LANES), *acc);
@@ -158,25 +174,25 @@ impl Product {
         }
     }
 
+    /// One k for some of the rows of a tile.
     #[inline(always)]
-    unsafe fn edge<S: Simd, const R: usize, const V: usize>(
+    unsafe fn step<S: Simd, const R: usize, const V: usize>(
         &self,
         acc: &mut [[S::F; V]; R],
+        rows: Range<usize>,
         a: *const f32,
         b: *const f32,
-        row: usize,
-        k: Range<usize>,
     ) {
-        for k in k {
-            for (r, acc) in acc.iter_mut().enumerate() {
-                if self.band.row(row + r).contains(&k) {
-                    // SAFETY: the caller's promise.
-                    unsafe {
-                        let x = S::splat(*a.add(r * self.a_row + k * self.a_k));
-                        for (v, acc) in acc.iter_mut().enumerate() {
-                            *acc = S::fma(x, S::load(b.add(k * self.b_row + v * LANES)), *acc);
-                        }
-                    }
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut bv = [S::splat(0.0); V];
+            for (v, bv) in bv.iter_mut().enumerate() {
+                *bv = S::load(b.add(v * LANES));
+            }
+            for r in rows {
+                let x = S::splat(*a.add(r * self.a_row));
+                for (acc, bv) in acc[r].iter_mut().zip(&bv) {
+                    *acc = S::fma(x, *bv, *acc);
                 }
             }
         }

@@ -1,13 +1,13 @@
 //! The forward pass, for keys of this batch and for keys in pages alike.
 
 use super::band::{self, Band, Product, Start};
-use super::transpose::{pad, transpose};
+use super::transpose::{Transpose, pad, reduce, transpose, unpad};
 use super::{AttentionShape, BLOCK, CachedSpan, check_spans, with_scratch, with_units};
 use crate::Span;
 use crate::cpu::Cpu;
 use crate::kv::{KvPages, PageId, padded};
 use crate::math::exp;
-use crate::simd::{LANES, Simd, put};
+use crate::simd::{LANES, Simd};
 
 /// Rows of a task at most: enough to make packing a block of keys cheap.
 const CHUNK: usize = 256;
@@ -178,7 +178,7 @@ impl Task<'_> {
 
     /// Keys and values of block `b`; of this batch: packed into `lines`.
     #[inline(always)]
-    unsafe fn block<S: Simd>(&self, b: usize, lines: &Lines) -> (*const f32, *const f32) {
+    unsafe fn block<S: Transpose>(&self, b: usize, lines: &Lines) -> (*const f32, *const f32) {
         let hd = self.shape.head_dim;
         match self.keys {
             Keys::Rows { k, v } => {
@@ -202,7 +202,7 @@ impl Task<'_> {
 }
 
 #[inline(always)]
-unsafe fn kernel<S: Simd>(task: Task<'_>, lines: Lines) {
+unsafe fn kernel<S: Transpose>(task: Task<'_>, lines: Lines) {
     let s = task.shape;
     let (hd, hdp, group) = (s.head_dim, padded(s.head_dim), s.group());
     let n = task.to - task.from;
@@ -224,40 +224,48 @@ unsafe fn kernel<S: Simd>(task: Task<'_>, lines: Lines) {
         }
         for b in s.first_key(task.from) / BLOCK..=(task.to - 1) / BLOCK {
             let (k, v) = task.block::<S>(b, &lines);
-            if n == 1 {
-                // All heads of the group at once.
-                tile::<S>(s, &lines, (k, v), b, 0, group, task.from, 0);
-                continue;
-            }
-            for h in 0..group {
-                let mut p = task.from.max(b * BLOCK);
-                while p < task.to && s.first_key(p) < (b + 1) * BLOCK {
+            // Rows of a head go together, or, if there is but one row, the heads of the group.
+            let (runs, slope) = if n == 1 { (1, 0) } else { (group, 1) };
+            for run in 0..runs {
+                let mut i = (b * BLOCK).saturating_sub(task.from) * slope;
+                while i < group * n / runs {
+                    let p = task.from + i * slope;
+                    if s.first_key(p) >= (b + 1) * BLOCK {
+                        break;
+                    }
                     // Not over the end of a block, so that all rows see something of each.
-                    let rows = (task.to - p).min(band::rows::<S>() - p % band::rows::<S>());
-                    tile::<S>(s, &lines, (k, v), b, h * n + p - task.from, rows, p, 1);
-                    p += rows;
+                    let most = band::rows::<S>() - p % band::rows::<S>() * slope;
+                    let rows = most.min(group * n / runs - i);
+                    tile::<S>(s, &lines, (k, v), b, run * n + i, rows, p, slope);
+                    i += rows;
                 }
             }
         }
-        for line in 0..group * n {
-            let (h, i) = (first_head + line / n, line % n);
-            let sum = S::sum(S::load(lines.sum.add(line * LANES)));
-            let inverse = S::splat(1.0 / sum);
-            for d in (0..hd).step_by(LANES) {
-                let x = S::mul(S::load(lines.acc.add(line * hdp + d)), inverse);
-                put::<S>(task.out.add((i * s.heads + h) * hd), d, hd, x);
-            }
-            if let Some(lse) = task.lse {
-                *lse.add(i * s.heads + h) = *lines.max.add(line) + libm::logf(sum);
+        for h in 0..group {
+            for i in (0..n).step_by(LANES) {
+                let (line, rows) = (h * n + i, LANES.min(n - i));
+                let mut sums = [S::splat(1.0); LANES];
+                for (r, sum) in sums.iter_mut().enumerate().take(rows) {
+                    *sum = S::load(lines.sum.add((line + r) * LANES));
+                }
+                let sums = S::to_array(reduce::<S, true>(sums));
+                for (r, sum) in sums.iter().enumerate().take(rows) {
+                    let at = (i + r) * s.heads + first_head + h;
+                    let (acc, out) = (lines.acc.add((line + r) * hdp), task.out.add(at * hd));
+                    unpad::<S>(acc, 1, hd, 1.0 / sum, out, 0);
+                    if let Some(lse) = task.lse {
+                        *lse.add(at) = *lines.max.add(line + r) + libm::logf(*sum);
+                    }
+                }
             }
         }
     }
 }
 
-/// Block `b` for the lines `line..line + rows`, of positions `p + r * slope`.
+/// Block `b` for a tile of lines, `line..line + rows`, of positions `p + r * slope`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-unsafe fn tile<S: Simd>(
+unsafe fn tile<S: Transpose>(
     s: &AttentionShape,
     lines: &Lines,
     (k, v): (*const f32, *const f32),
@@ -268,74 +276,68 @@ unsafe fn tile<S: Simd>(
     slope: usize,
 ) {
     let hdp = padded(s.head_dim);
-    // At most a tile's rows at a time (decoding may bring more heads).
-    for r in (0..rows).step_by(band::rows::<S>()) {
-        let (line, rows, p) = (line + r, (rows - r).min(band::rows::<S>()), p + r * slope);
-        let start = (b * BLOCK) as isize;
-        let window =
-            s.window.map_or(isize::MAX / 2, |w| w.clamp(1, isize::MAX as usize / 2) as isize);
-        let visible = Band {
-            from: p as isize + 1 - window - start,
-            to: p as isize + 1 - start,
-            slope: slope as isize,
-            depth: BLOCK,
+    let start = (b * BLOCK) as isize;
+    let visible = Band {
+        from: p as isize + 1 - s.reach() - start,
+        to: p as isize + 1 - start,
+        slope: slope as isize,
+        depth: BLOCK,
+    };
+    let vectors = visible.row(rows - 1).end.div_ceil(LANES);
+    // SAFETY: lines and blocks hold what they say.
+    unsafe {
+        let scores = Product {
+            a: lines.q.add(line * hdp),
+            a_row: hdp,
+            a_k: 1,
+            b: k,
+            b_row: BLOCK,
+            c: lines.p,
+            c_row: BLOCK,
+            vectors,
+            band: Band::all(s.head_dim),
+            start: Start::Zero,
         };
-        let vectors = visible.row(rows - 1).end.div_ceil(LANES);
-        // SAFETY: lines and blocks hold what they say.
-        unsafe {
-            let scores = Product {
-                a: lines.q.add(line * hdp),
-                a_row: hdp,
-                a_k: 1,
-                b: k,
-                b_row: BLOCK,
-                c: lines.p,
-                c_row: BLOCK,
-                vectors,
-                band: Band::all(s.head_dim),
-                start: Start::Zero,
-            };
-            scores.run::<S>(rows);
-            let mut rescale = [0.0f32; LANES];
-            for (r, rescale) in rescale.iter_mut().enumerate().take(rows) {
-                let x = lines.p.add(r * BLOCK);
-                mask::<S>(x, vectors, visible.row(r));
-                let mut top = S::splat(f32::NEG_INFINITY);
-                for v in 0..vectors {
-                    top = S::max(S::load(x.add(v * LANES)), top);
-                }
-                let before = *lines.max.add(line + r);
-                let max = before.max(S::max_lane(top));
-                *lines.max.add(line + r) = max;
-                *rescale = before - max;
+        scores.run::<S>(rows);
+        let mut top = [S::splat(f32::NEG_INFINITY); LANES];
+        for (r, top) in top.iter_mut().enumerate().take(rows) {
+            let x = lines.p.add(r * BLOCK);
+            mask::<S>(x, vectors, visible.row(r));
+            for v in 0..vectors {
+                *top = S::max(S::load(x.add(v * LANES)), *top);
             }
-            S::store(rescale.as_mut_ptr(), exp::<S>(S::load(rescale.as_ptr())));
-            for (r, rescale) in rescale.iter().enumerate().take(rows) {
-                let x = lines.p.add(r * BLOCK);
-                let sum = lines.sum.add((line + r) * LANES);
-                let max = S::splat(*lines.max.add(line + r));
-                let mut total = S::mul(S::load(sum), S::splat(*rescale));
-                for v in 0..vectors {
-                    let weight = exp::<S>(S::sub(S::load(x.add(v * LANES)), max));
-                    S::store(x.add(v * LANES), weight);
-                    total = S::add(total, weight);
-                }
-                S::store(sum, total);
-            }
-            let values = Product {
-                a: lines.p,
-                a_row: BLOCK,
-                a_k: 1,
-                b: v,
-                b_row: hdp,
-                c: lines.acc.add(line * hdp),
-                c_row: hdp,
-                vectors: hdp / LANES,
-                band: visible,
-                start: Start::Scaled(rescale.as_ptr()),
-            };
-            values.run::<S>(rows);
         }
+        // Lane r for row r; NaN scores have not come through.
+        let before = S::load_n(lines.max.add(line), rows);
+        let max = S::max(before, reduce::<S, false>(top));
+        S::store_n(lines.max.add(line), max, rows);
+        let mut rescale = [0.0f32; LANES];
+        S::store(rescale.as_mut_ptr(), exp::<S>(S::sub(before, max)));
+        for (r, rescale) in rescale.iter().enumerate().take(rows) {
+            let x = lines.p.add(r * BLOCK);
+            let sum = lines.sum.add((line + r) * LANES);
+            let max = S::splat(*lines.max.add(line + r));
+            let mut total = S::mul(S::load(sum), S::splat(*rescale));
+            for v in 0..vectors {
+                let weight = exp::<S>(S::sub(S::load(x.add(v * LANES)), max));
+                S::store(x.add(v * LANES), weight);
+                total = S::add(total, weight);
+            }
+            S::store(sum, total);
+        }
+        let values = Product {
+            a: lines.p,
+            a_row: BLOCK,
+            a_k: 1,
+            b: v,
+            b_row: hdp,
+            c: lines.acc.add(line * hdp),
+            c_row: hdp,
+            vectors: hdp / LANES,
+            band: visible,
+            start: Start::Scaled(rescale.as_ptr()),
+        };
+        values.run::<S>(rows);
     }
 }
 
