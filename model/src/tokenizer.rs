@@ -63,7 +63,7 @@ pub struct Tokenizer {
     model_tokens: usize,
     added: Added,
     /// Caches and buffers that are not in use.
-    scratch: Mutex<Vec<Box<Scratch>>>,
+    scratch: Mutex<Vec<Scratch>>,
 }
 
 impl Tokenizer {

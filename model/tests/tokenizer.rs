@@ -1,5 +1,6 @@
 //! The tokenizer against the `tokenizers` package (fixtures by `tokenizer.py`), a general regex
 //! engine, and plain definitions.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, HashMap};
 

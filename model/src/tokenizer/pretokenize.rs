@@ -123,6 +123,30 @@ fn run(text: &str, mut at: usize, class: Class) -> usize {
     at
 }
 
+/// [`run`] of letters, eight bytes at a time: where a word ends is what the processor cannot
+/// foresee, so the fewer branches ask for it the better.
+#[inline(always)]
+fn letters(text: &str, mut at: usize) -> usize {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    while let Some(&chunk) = text.as_bytes()[at..].first_chunk::<8>() {
+        let bytes = u64::from_le_bytes(chunk);
+        let folded = (bytes | (EACH * 0x20)) & (EACH * 0x7f);
+        // The top bit of each byte: at least an 'a', and not beyond 'z', and ASCII.
+        let from_a = folded + EACH * (0x80 - b'a' as u64);
+        let past_z = folded + EACH * (0x80 - b'z' as u64 - 1);
+        let others = !(from_a & !past_z & !bytes) & (EACH * 0x80);
+        if others != 0 {
+            at += others.trailing_zeros() as usize / 8;
+            if text.as_bytes()[at].is_ascii() {
+                return at;
+            }
+            break;
+        }
+        at += 8;
+    }
+    run(text, at, Letter)
+}
+
 /// See [`QWEN2`]. The comments name the alternatives; the first that matches wins.
 #[inline]
 fn qwen2(text: &str, start: usize) -> usize {
@@ -130,7 +154,7 @@ fn qwen2(text: &str, start: usize) -> usize {
     let after = start + n;
     match class {
         // [^\r\n\p{L}\p{N}]?\p{L}+ without the option
-        Letter => run(text, after, Letter),
+        Letter => letters(text, after),
         // \p{N}
         Number => after,
         Newline => white_space(text, start),
@@ -143,7 +167,7 @@ fn qwen2(text: &str, start: usize) -> usize {
             }
             match (class, class_at(text, after)) {
                 // [^\r\n\p{L}\p{N}]?\p{L}+ with it
-                (_, Some((Letter, n))) => run(text, after + n, Letter),
+                (_, Some((Letter, n))) => letters(text, after + n),
                 //  ?[^\s\p{L}\p{N}]+[\r\n]*, without the space and with it
                 (Other, _) => run(text, run(text, after, Other), Newline),
                 (_, Some((Other, n))) if bytes[start] == b' ' => {

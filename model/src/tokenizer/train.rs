@@ -121,6 +121,10 @@ struct Pair {
     end: u32,
 }
 
+/// A count that was the pair's when this was queued and is no less than it is now (more, and it is
+/// queued again); the pair; its index.
+type Candidate = (u64, Reverse<(u32, u32)>, u32);
+
 struct Trainer {
     symbols: Vec<u32>,
     pieces: Vec<Piece>,
@@ -130,8 +134,7 @@ struct Trainer {
     places: Vec<u32>,
     /// Places of a pair besides those.
     more_places: HashMap<u32, Vec<u32>, RandomState>,
-    /// Count when pushed (an upper bound or exact), pair, its index.
-    queue: BinaryHeap<(u64, Reverse<(u32, u32)>, u32)>,
+    queue: BinaryHeap<Candidate>,
     /// By id, and ids by token.
     tokens: Vec<Vec<u8>>,
     ids: HashMap<Vec<u8>, u32, RandomState>,
