@@ -10,14 +10,10 @@ use tools::Toolbox;
 use crate::Error;
 use crate::ask::{Speaker, converse};
 use crate::interval::Proportion;
-use crate::task::{ModelResults, Score, Transcript, Turn};
+use crate::task::{HEADLINE, ModelResults, Score, Transcript, Turn};
 
 /// Answers of a task that are kept, of the right ones and of the wrong ones.
 const KEPT: usize = 3;
-/// The scores that come first in reports, as the contract of `grow` names them.
-pub const HEADLINE: [&str; 5] =
-    ["known", "in_context", "unknown_admitted", "known_refused", "calculator"];
-
 /// How a model is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {

@@ -6,11 +6,8 @@ use super::format::{bytes, count, duration, percent, tick};
 use super::plot::{self, Curve, Level, Plot, Tone};
 use crate::Error;
 use crate::run::{Kind, Metric, RunDirectory};
-use crate::task::{ModelResults, Score, Transcript};
+use crate::task::{HEADLINE, ModelResults, Score, Transcript};
 
-/// Scores shown at the top, as the contract of `grow` names them.
-const HEADLINE: [&str; 5] =
-    ["known", "in_context", "unknown_admitted", "known_refused", "calculator"];
 /// Characters of a document, sample or turn that are shown.
 const SHOWN: usize = 900;
 /// Samples shown of those written during training.
