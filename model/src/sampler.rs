@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use compute::rng::Rng;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -204,7 +205,7 @@ impl Sampler {
         // The likeliest has weight 1.
         kept.retain(|k| k.1 > 0.0 && k.1 >= f64::from(s.min_p));
         let total: f64 = kept.iter().map(|k| k.1).sum();
-        let mut left = uniform(s.seed, position) * total;
+        let mut left = Rng::new(s.seed).numbered(position as u64).f64() * total;
         for &(id, weight) in &kept {
             left -= weight;
             if left < 0.0 {
@@ -252,18 +253,6 @@ fn log_sum_exp(logits: &[f32]) -> f64 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&x| weight(x, max, 1.0)).sum();
     f64::from(max) + libm::log(sum)
-}
-
-/// A number in [0, 1) that depends on seed and position alone (SplitMix64 twice).
-fn uniform(seed: u64, position: usize) -> f64 {
-    let mix = |z: u64| {
-        let z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
-    let bits = mix(mix(seed).wrapping_add(position as u64));
-    (bits >> 11) as f64 / (1u64 << 53) as f64
 }
 
 #[cfg(test)]
@@ -390,14 +379,6 @@ mod tests {
                 assert_eq!(sampled, Err(SamplingError::NotANumber));
             }
         }
-    }
-
-    #[test]
-    fn random_numbers_are_even() {
-        let numbers: Vec<f64> = (0..20_000).map(|i| uniform(i / 100, i as usize % 100)).collect();
-        let mean = numbers.iter().sum::<f64>() / 20_000.0;
-        assert!((mean - 0.5).abs() < 0.01, "{mean}");
-        assert!(numbers.iter().all(|u| (0.0..1.0).contains(u)));
     }
 
     proptest! {
