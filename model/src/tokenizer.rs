@@ -2,7 +2,8 @@
 //! `tokenizers` reads and writes it.
 //!
 //! Text is normalised (NFC), cut into pieces by a pre-tokenizer ([`pretokenize`]), and the bytes of
-//! each piece are merged by rank ([`bpe`]). The ids equal those of `tokenizers` on the same file.
+//! each piece are merged by rank ([`bpe`]). The ids equal those of `tokenizers` on the same file, but
+//! for accents that came to Unicode in the last years: its tables for NFC are older.
 
 mod added;
 mod bpe;

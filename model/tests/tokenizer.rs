@@ -128,6 +128,12 @@ fn a_batch_is_its_texts() {
     assert!(tokenizer.encode_batch(&Pool::new(2), &[""; 0]).is_empty());
 }
 
+thread_local! {
+    // Kept from case to case, so that its cache fills.
+    static WARM: Tokenizer = tokenizer();
+    static REGEX: Regex = Regex::new(PreTokenizer::Qwen2.pattern()).unwrap();
+}
+
 /// The pieces a general engine finds.
 fn pieces_by_regex<'a>(regex: &Regex, text: &'a str) -> Vec<&'a str> {
     regex.find_iter(text).map(|found| found.unwrap().as_str()).collect()
@@ -141,13 +147,12 @@ fn assigned(c: char) -> bool {
 
 #[test]
 fn every_character_has_the_class_of_the_regex() {
-    let regex = Regex::new(PreTokenizer::Qwen2.pattern()).unwrap();
     let all: Vec<char> = ('\0'..=char::MAX).filter(|&c| assigned(c)).collect();
     for some in all.chunks(1000) {
         // A letter, number, space, newline or other shows beside these.
         let text: String = some.iter().flat_map(|&c| [c, 'a', '!', c, '0', ' ', c, '!']).collect();
         let ours: Vec<&str> = PreTokenizer::Qwen2.pieces(&text).collect();
-        assert_eq!(ours, pieces_by_regex(&regex, &text));
+        REGEX.with(|regex| assert_eq!(ours, pieces_by_regex(regex, &text)));
     }
 }
 
@@ -156,9 +161,6 @@ proptest! {
 
     #[test]
     fn pieces_are_those_of_the_regex(text in any_text()) {
-        thread_local! {
-            static REGEX: Regex = Regex::new(PreTokenizer::Qwen2.pattern()).unwrap();
-        }
         let text: String = text.chars().filter(|&c| assigned(c)).collect();
         let ours: Vec<&str> = PreTokenizer::Qwen2.pieces(&text).collect();
         REGEX.with(|regex| assert_eq!(ours, pieces_by_regex(regex, &text)));
@@ -166,10 +168,6 @@ proptest! {
 
     #[test]
     fn decoding_gives_the_normalised_text(text in any_text()) {
-        thread_local! {
-            // Kept from case to case, so that its cache fills.
-            static WARM: Tokenizer = tokenizer();
-        }
         WARM.with(|tokenizer| {
             let ids = tokenizer.encode(&text);
             assert_eq!(tokenizer.decode(&ids), text.nfc().collect::<String>());
@@ -184,11 +182,12 @@ proptest! {
 
     #[test]
     fn ids_of_any_kind_decode(ids in prop::collection::vec(0u32..1600, 0..30)) {
-        let tokenizer = tokenizer();
-        let mut stream = DecodeStream::new();
-        let mut streamed: String = ids.iter().map(|&id| stream.push(&tokenizer, id)).collect();
-        streamed += &stream.finish();
-        prop_assert_eq!(tokenizer.decode(&ids), streamed);
+        WARM.with(|tokenizer| {
+            let mut stream = DecodeStream::new();
+            let mut streamed: String = ids.iter().map(|&id| stream.push(tokenizer, id)).collect();
+            streamed += &stream.finish();
+            assert_eq!(tokenizer.decode(&ids), streamed);
+        });
     }
 }
 

@@ -318,10 +318,11 @@ impl Trainer {
             } else {
                 self.merge_again(index);
             }
-            if self.tokens.len().is_multiple_of(256) || self.tokens.len() == of {
+            if self.tokens.len().is_multiple_of(256) {
                 progress(Progress::Merging { tokens: self.tokens.len(), of });
             }
         }
+        progress(Progress::Merging { tokens: self.tokens.len(), of });
     }
 
     /// Merges a pair into a new token wherever it occurs.
