@@ -28,7 +28,7 @@ fn model(init: &Init) -> Transformer {
 }
 
 fn random() -> Transformer {
-    model(&Init { embedding_std: 0.5, matrix_gain: 1.5, output_gain: 0.8, qk_norm: 1.3 })
+    model(&Init { embedding_std: 0.5, matrix_gain: 1.5, output_gain: 0.8, ..Init::default() })
 }
 
 fn workspace() -> Workspace {
