@@ -4,6 +4,7 @@ pub mod ask;
 pub mod compress;
 mod error;
 pub mod interval;
+pub mod microworld;
 pub mod overlap;
 pub mod report;
 pub mod run;
