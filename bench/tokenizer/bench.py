@@ -134,10 +134,11 @@ def encoders(arguments, texts, path, tokenizer, threads, folder):
                           else tik.encode_ordinary_batch(texts, num_threads=threads)),
         "tokenizers": timed(lambda: hugging.encode_batch_fast(texts)),
     }
-    if threads == 1:  # it has no way to load a vocabulary, so it learns one: of part of the text
-        rust = rustbpe.Tokenizer()
-        rust.train_from_iterator(iter(texts), arguments.vocab, pattern=QWEN2)
-        out["rustbpe"] = timed(lambda: [rust.encode(text) for text in texts])
+    # It has no way to load a vocabulary, so it learns one: of part of the text.
+    rust = rustbpe.Tokenizer()
+    rust.train_from_iterator(iter(texts), arguments.vocab, pattern=QWEN2)
+    out["rustbpe"] = timed(lambda: [rust.encode(text) for text in texts] if threads == 1
+                           else rust.batch_encode(texts))
     return out, hugging, tik
 
 
