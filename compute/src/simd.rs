@@ -197,6 +197,18 @@ pub unsafe fn put<S: Simd>(p: *mut f32, i: usize, n: usize, v: S::F) {
     unsafe { if i + LANES <= n { S::store(p.add(i), v) } else { S::store_n(p.add(i), v, n - i) } }
 }
 
+/// Asks for the cache line of an address, which need not be valid.
+#[inline(always)]
+pub fn prefetch(p: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint; every x86-64 has it.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// Plain Rust.
 #[derive(Clone, Copy)]
 pub struct Portable;

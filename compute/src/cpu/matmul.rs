@@ -34,6 +34,9 @@ const SLICE: usize = 320 * 1024;
 /// Multiply-adds of a task at least (some microseconds), so that a small product is not split.
 const TASK: usize = 1 << 17;
 
+/// Tiles of rows of a task times steps of a block, at most: 24 strips of 256 steps are 384 KiB.
+const TASK_ROWS: usize = 24 * BLOCK;
+
 /// A matrix operand in memory: element `(r, c)` is `data[r * stride + c]`, or transposed
 /// `data[c * stride + r]`.
 #[derive(Clone, Copy, Debug)]
@@ -333,8 +336,9 @@ fn multiply(cpu: &Cpu, f: &Factors<'_>, pairs: bool, c: &mut [f32], ldc: usize, 
     let (tiles, panels) = (f.rows.count(), f.columns.count());
     let work = tiles * tile_rows(cpu.isa) * panels * PANEL * f.steps;
     let wanted = (work / TASK).clamp(1, cpu.pool.threads() * 4);
-    // A block of a panel comes from the second-level cache for the rows of each task.
-    let by_rows = (tiles / 4).clamp(1, wanted);
+    // A block of a panel comes from the second-level cache for the rows of each task, and a block
+    // of those rows stays there.
+    let by_rows = (tiles / 4).clamp(1, wanted).max(tiles * f.steps.min(BLOCK) / TASK_ROWS);
     let by_columns = wanted.div_ceil(by_rows).min(panels);
     let c = Parts::new(c);
     cpu.pool.run(by_rows * by_columns, |task| {
@@ -415,6 +419,9 @@ unsafe fn multiply_area<S: Simd, const PAIRS: bool>(f: &Factors<'_>, area: &Area
                         columns: (columns.len() - v).min(S::TILE_VECTORS * LANES),
                         more: area.more || block > 0,
                     };
+                    if t + 1 < area.tiles.end {
+                        tile.prefetch(rows.len());
+                    }
                     // SAFETY: rows, columns and k are inside of the operands.
                     unsafe { tile.run::<S>(rows.len()) };
                 }

@@ -2,26 +2,27 @@
 #![allow(unsafe_code)]
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use super::Cpu;
+use super::rows::Parts;
 use crate::simd::{LANES, Simd};
 use crate::tensor::DType;
 
-/// Accumulators in flight: enough to hide the latency of a multiply-add on two ports, few enough
-/// for sixteen registers of half a vector.
-const CHAINS: usize = 12;
-const ROUNDS: usize = 200_000;
+const ROUNDS: usize = 100_000;
 const RUNS: usize = 7;
+/// f32 that bandwidth is measured on: 1 GiB, more than the caches of large machines.
+const ELEMENTS: usize = 1 << 28;
 
 /// FLOP/s of f32 multiply-adds on all threads.
 pub fn f32_flops(cpu: &Cpu) -> f64 {
-    best(cpu, 2.0, false)
+    best(cpu, 2, false)
 }
 
 /// FLOP/s of bf16 pair products on all threads.
 pub fn bf16_flops(cpu: &Cpu) -> f64 {
-    best(cpu, 4.0, true)
+    best(cpu, 4, true)
 }
 
 /// The operand type whose products are faster here, and its FLOP/s. bf16 has to be clearly ahead,
@@ -31,69 +32,76 @@ pub fn best_products(cpu: &Cpu) -> (DType, f64) {
     if half > 1.3 * single { (DType::Bf16, half) } else { (DType::F32, single) }
 }
 
-fn best(cpu: &Cpu, per_lane: f64, bf16: bool) -> f64 {
+fn best(cpu: &Cpu, per_lane: usize, bf16: bool) -> f64 {
     let threads = cpu.pool.threads();
-    let work = per_lane * (LANES * CHAINS * ROUNDS * threads) as f64;
-    (0..RUNS)
-        .map(|_| {
-            let start = Instant::now();
-            cpu.pool.run(threads, |_| {
-                let x = black_box(0.999f32);
-                let sum = if bf16 {
-                    crate::dispatch!(cpu.isa, bf16_chains(x: f32 = x) -> f32)
-                } else {
-                    crate::dispatch!(cpu.isa, f32_chains(x: f32 = x) -> f32)
-                };
-                black_box(sum);
-            });
-            work / start.elapsed().as_secs_f64()
-        })
-        .fold(0.0, f64::max)
+    let mut best = 0f64;
+    for _ in 0..RUNS {
+        let steps = AtomicUsize::new(0);
+        let start = Instant::now();
+        cpu.pool.run(threads, |_| {
+            let done = crate::dispatch!(cpu.isa, chains(bf16: bool = bf16) -> usize);
+            steps.fetch_add(done, Relaxed);
+        });
+        let work = steps.into_inner() * LANES * per_lane;
+        best = best.max(work as f64 / start.elapsed().as_secs_f64());
+    }
+    best
 }
 
+/// Independent chains of products, and how many steps they made. There are enough of them to hide
+/// the latency of any product, and as few as the registers hold.
 #[inline(always)]
-unsafe fn f32_chains<S: Simd>(x: f32) -> f32 {
+unsafe fn chains<S: Simd>(bf16: bool) -> usize {
     // SAFETY: the instruction set is the caller's promise.
     unsafe {
-        let (a, b) = (S::splat(x), S::splat(1e-3));
-        let mut acc = [S::splat(0.0); CHAINS];
-        for _ in 0..ROUNDS {
-            acc.iter_mut().for_each(|c| *c = S::fma(*c, a, b));
+        match (S::TILE_VECTORS > 1, bf16) {
+            (true, false) => chain::<S, 24, false>(),
+            (true, true) => chain::<S, 24, true>(),
+            (false, false) => chain::<S, 6, false>(),
+            (false, true) => chain::<S, 6, true>(),
         }
-        acc.into_iter().map(|c| S::sum(c)).sum()
     }
 }
 
 #[inline(always)]
-unsafe fn bf16_chains<S: Simd>(x: f32) -> f32 {
+unsafe fn chain<S: Simd, const N: usize, const BF16: bool>() -> usize {
     // SAFETY: the instruction set is the caller's promise.
     unsafe {
-        let (a, b) = (S::splat(x), S::splat(1e-3));
-        let mut acc = [S::splat(0.0); CHAINS];
+        let (a, b) = (S::splat(black_box(0.999)), S::splat(black_box(1e-3)));
+        let mut acc = [S::splat(0.0); N];
         for _ in 0..ROUNDS {
-            acc.iter_mut().for_each(|c| *c = S::dot_bf16(*c, a, b));
+            for c in &mut acc {
+                *c = if BF16 { S::dot_bf16(*c, a, b) } else { S::fma(*c, a, b) };
+            }
         }
-        acc.into_iter().map(|c| S::sum(c)).sum()
+        for c in acc {
+            black_box(S::sum(c));
+        }
     }
+    N * ROUNDS
 }
 
-/// Bytes a second that all threads together read from memory (256 MiB, far more than caches that
-/// a core has to itself).
+/// Bytes a second that all threads together read from memory. Takes 1 GiB for the while.
 pub fn read_bandwidth(cpu: &Cpu) -> f64 {
-    let n = 64 << 20;
-    let data = vec![1.0f32; n];
+    let mut data = vec![0f32; ELEMENTS];
     let threads = cpu.pool.threads();
-    let each = n / threads / LANES * LANES;
-    (0..RUNS)
-        .map(|_| {
-            let start = Instant::now();
-            cpu.pool.run(threads, |t| {
-                let part = &data[t * each..(t + 1) * each];
-                black_box(crate::dispatch!(cpu.isa, sum(x: &[f32] = part) -> f32));
-            });
-            (each * threads * 4) as f64 / start.elapsed().as_secs_f64()
-        })
-        .fold(0.0, f64::max)
+    let each = ELEMENTS / threads / LANES * LANES;
+    // Memory that nothing was written to is one page of zeros.
+    let parts = Parts::new(&mut data);
+    cpu.pool.run(threads, |t| {
+        // SAFETY: parts are disjoint.
+        unsafe { parts.part(t * each..(t + 1) * each) }.fill(1.0);
+    });
+    let mut best = 0f64;
+    for _ in 0..3 {
+        let start = Instant::now();
+        cpu.pool.run(threads, |t| {
+            let part = &data[t * each..(t + 1) * each];
+            black_box(crate::dispatch!(cpu.isa, sum(x: &[f32] = part) -> f32));
+        });
+        best = best.max((each * threads * 4) as f64 / start.elapsed().as_secs_f64());
+    }
+    best
 }
 
 #[inline(always)]
@@ -106,7 +114,11 @@ unsafe fn sum<S: Simd>(x: &[f32]) -> f32 {
                 *acc = S::add(*acc, S::load(chunk.as_ptr().add(i * LANES)));
             }
         }
-        acc.into_iter().map(|c| S::sum(c)).sum()
+        let mut total = 0.0;
+        for c in acc {
+            total += S::sum(c);
+        }
+        total
     }
 }
 

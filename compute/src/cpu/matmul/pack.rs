@@ -18,6 +18,10 @@ use crate::simd::{LANES, Simd};
 #[repr(C, align(64))]
 pub(super) struct Line([f32; LANES]);
 
+/// Rows that are copied strip by strip: enough to make up for the way from strip to strip, and few
+/// enough for the translation of addresses.
+const CHUNK: usize = 4 * LANES;
+
 /// An operand in memory.
 #[derive(Clone, Copy)]
 pub(super) enum Operand<'a> {
@@ -116,8 +120,9 @@ unsafe fn pack_part<S: Simd>(part: Part<'_>, out: *mut f32) {
 unsafe fn pack_strips<S: Simd, T: Element>(m: Mat<'_, T>, part: &Part<'_>, out: *mut f32) {
     let Part { strips, k, first, steps, pairs, .. } = part;
     let width = strips.lines() * LANES;
-    for start in k.clone().step_by(LANES) {
-        let n = LANES.min(k.end - start);
+    let chunk = if m.transposed { LANES } else { CHUNK };
+    for start in k.clone().step_by(chunk) {
+        let n = chunk.min(k.end - start);
         let step = if *pairs { (start - first) / 2 } else { start - first };
         for i in 0..strips.count() {
             let range = strips.range(i);
@@ -133,8 +138,8 @@ unsafe fn pack_strips<S: Simd, T: Element>(m: Mat<'_, T>, part: &Part<'_>, out: 
                 // blocks inside are read without a look at the end.
                 unsafe {
                     match (m.transposed, pairs) {
-                        (false, false) if inside && n == LANES => block.copy::<S, true>(LANES),
-                        (false, true) if inside && n == LANES => block.pair::<S, true>(LANES),
+                        (false, false) if inside => block.copy::<S, true>(n),
+                        (false, true) if inside => block.pair::<S, true>(n),
                         (true, _) if inside && n == LANES && columns == LANES => {
                             block.turn::<S, true>(LANES, LANES, *pairs)
                         }
@@ -184,7 +189,7 @@ impl Element for u16 {
     }
 }
 
-/// Up to 16 steps of a line of a strip.
+/// Some steps of a line of a strip.
 struct Block<'a, T> {
     /// Rows of memory, `stride` apart.
     from: &'a [T],

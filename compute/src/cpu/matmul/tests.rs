@@ -100,3 +100,91 @@ fn bf16_is_close_and_does_not_depend_on_threads() {
         }
     }
 }
+
+/// Several blocks of k, several slices, and rows a multiple of 4 KiB apart.
+#[test]
+fn long_chains_are_not_split() {
+    for [m, n, k, stride] in [[17, 1283, 513, 514], [31, 33, 1030, 2048]] {
+        let (a, b) = (noise(6, m * stride), noise(7, k * n));
+        let c0 = noise(8, m * n);
+        let ma = Mat { data: &a[..], stride, transposed: false };
+        let mb = Mat { data: &b[..], stride: n, transposed: false };
+        // The same elements with rows as columns.
+        let turned = transposed_copy(&a, m, k, stride);
+        let ta = Mat { data: &turned[..], stride: m, transposed: true };
+        let half = |x: &[f32]| -> Vec<u16> {
+            x.iter().map(|x| half::bf16::from_f32(*x).to_bits()).collect()
+        };
+        let (ha, ht, hb) = (half(&a), half(&turned), half(&b));
+        let wide = |x: &[u16]| -> Vec<f32> {
+            x.iter().map(|x| half::bf16::from_bits(*x).to_f32()).collect()
+        };
+        let (wa, wb) = (wide(&ha), wide(&hb));
+        let mut want = c0.clone();
+        let mut rough = vec![0f64; m * n];
+        for i in 0..m * n {
+            for kk in 0..k {
+                let (x, y) = (i / n * stride + kk, kk * n + i % n);
+                want[i] = a[x].mul_add(b[y], want[i]);
+                rough[i] += f64::from(wa[x]) * f64::from(wb[y]);
+            }
+        }
+        for isa in Isa::ALL.into_iter().filter(|i| *i > Isa::Portable && i.available()) {
+            for threads in [1, 3] {
+                let cpu = Cpu { pool: Pool::new(threads), isa };
+                for a in [ma, ta] {
+                    let mut c = c0.clone();
+                    gemm(&cpu, m, n, k, a, mb, &mut c, n, true);
+                    assert_eq!(c, want, "{} {threads}", isa.name());
+                }
+                let packed = Packed::new(&cpu, k, n, mb, false);
+                let mut c = c0.clone();
+                let rows = Rows::F32 { data: &a, stride };
+                gemm_packed(&cpu, m, n, k, rows, &packed, &mut c, n, true);
+                assert_eq!(c, want, "{} {threads}, packed", isa.name());
+
+                let mut c = vec![0.0; m * n];
+                let rows = Rows::Bf16 { data: &ha, stride };
+                let packed = Packed::new(&cpu, k, n, mb, true);
+                gemm_packed(&cpu, m, n, k, rows, &packed, &mut c, n, false);
+                for (c, want) in c.iter().zip(&rough) {
+                    assert!((f64::from(*c) - want).abs() < 2e-4, "{c}, not {want}");
+                }
+                let mut d = vec![f32::NAN; m * n];
+                let a = Mat { data: &ht[..], stride: m, transposed: true };
+                let b = Mat { data: &hb[..], stride: n, transposed: false };
+                gemm_bf16(&cpu, m, n, k, a, b, &mut d, n, false);
+                assert_eq!(c, d, "{} {threads}, bf16", isa.name());
+            }
+        }
+    }
+}
+
+fn transposed_copy(a: &[f32], rows: usize, columns: usize, stride: usize) -> Vec<f32> {
+    let mut out = vec![0.0; rows * columns];
+    for r in 0..rows {
+        for c in 0..columns {
+            out[c * rows + r] = a[r * stride + c];
+        }
+    }
+    out
+}
+
+#[test]
+fn rows_of_c_may_be_further_apart() {
+    let (m, n, k, ldc) = (15, 35, 20, 41);
+    let (a, b) = (noise(1, m * k), noise(2, k * n));
+    let got = everywhere(|cpu| {
+        let mut c = vec![7.0; (m - 1) * ldc + n];
+        let a = Mat { data: &a[..], stride: k, transposed: false };
+        let b = Mat { data: &b[..], stride: n, transposed: false };
+        gemm(cpu, m, n, k, a, b, &mut c, ldc, false);
+        c
+    });
+    for (i, got) in got.iter().enumerate() {
+        let (r, c) = (i / ldc, i % ldc);
+        let chain = |sum, kk: usize| a[r * k + kk].mul_add(b[kk * n + c], sum);
+        let want = if c < n { (0..k).fold(0.0, chain) } else { 7.0 };
+        assert_eq!(*got, want, "row {r}, column {c}");
+    }
+}

@@ -6,7 +6,7 @@
 
 use std::hint::black_box;
 
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Simd, prefetch};
 
 /// Rows of a tile on any instruction set, at most.
 const MOST_ROWS: usize = 16;
@@ -41,11 +41,8 @@ impl<const PAIRS: bool> Tile<PAIRS> {
     pub(super) unsafe fn run<S: Simd>(&self, rows: usize) {
         macro_rules! by_rows {
             ($v:literal: $($r:literal)*) => {
-                match (rows, self.row_step) {
-                    $(
-                        ($r, 1) => self.multiply::<S, $r, $v>(1),
-                        ($r, step) => self.multiply::<S, $r, $v>(step),
-                    )*
+                match rows {
+                    $($r => self.multiply::<S, $r, $v>(),)*
                     _ => {}
                 }
             };
@@ -60,8 +57,18 @@ impl<const PAIRS: bool> Tile<PAIRS> {
         }
     }
 
+    /// Asks for the outputs of the tile below.
     #[inline(always)]
-    unsafe fn multiply<S: Simd, const R: usize, const V: usize>(&self, row_step: usize) {
+    pub(super) fn prefetch(&self, rows: usize) {
+        for r in rows..2 * rows {
+            for column in (0..self.columns).step_by(LANES) {
+                prefetch(self.c.wrapping_add(r * self.ldc + column));
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply<S: Simd, const R: usize, const V: usize>(&self) {
         // SAFETY: the caller's promise.
         unsafe {
             let mut acc = [[S::splat(0.0); V]; R];
@@ -78,12 +85,10 @@ impl<const PAIRS: bool> Tile<PAIRS> {
             }
             // Every fourth row has a pointer of its own: the others are one addressing mode away,
             // where one pointer for all would go through a chain of additions as long as the
-            // multiply-adds take. (LLVM makes that chain if it sees that they are related.)
+            // multiply-adds take. (The compiler makes that chain if it sees that they are related.)
             let mut a = [self.a; MOST_ROWS / 4];
-            if row_step != 1 {
-                for (i, a) in a.iter_mut().enumerate().skip(1) {
-                    *a = black_box(self.a.wrapping_add(4 * i * row_step));
-                }
+            for (i, a) in a.iter_mut().enumerate().take(R.div_ceil(4)).skip(1) {
+                *a = black_box(self.a.wrapping_add(4 * i * self.row_step));
             }
             let mut b = self.b;
             for _ in 0..self.k {
@@ -92,11 +97,7 @@ impl<const PAIRS: bool> Tile<PAIRS> {
                     *bv = S::load(b.add(v * LANES));
                 }
                 for (r, acc) in acc.iter_mut().enumerate() {
-                    let p = if row_step == 1 {
-                        a[0].wrapping_add(r)
-                    } else {
-                        a[r / 4].wrapping_add(r % 4 * row_step)
-                    };
+                    let p = a[r / 4].wrapping_add(r % 4 * self.row_step);
                     let x = S::splat(p.read_unaligned());
                     for (acc, bv) in acc.iter_mut().zip(&bv) {
                         *acc = if PAIRS { S::dot_bf16(*acc, x, *bv) } else { S::fma(x, *bv, *acc) };
