@@ -3,6 +3,7 @@
 pub mod account;
 pub mod config;
 pub mod directory;
+pub mod generator;
 mod induction;
 pub mod init;
 pub mod message;

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use crate::message::{Message, Role};
+use crate::tokenizer::Tokenizer;
 use shield::Shield;
 
 /// ChatML with Hermes tool calls, for the models grown here: what Qwen3's template renders when
@@ -105,6 +106,17 @@ impl Piece {
             Piece::Text(text) | Piece::Special(text, _) => text,
         }
     }
+
+    /// Tokens as pieces: what a model said, with its special tokens told apart from text that
+    /// looks like them.
+    pub fn of(tokenizer: &Tokenizer, tokens: &[u32]) -> Vec<Piece> {
+        let runs = tokens.chunk_by(|&a, &b| !tokenizer.is_special(a) && !tokenizer.is_special(b));
+        let piece = |run: &[u32]| match run {
+            &[id] if tokenizer.is_special(id) => Piece::Special(tokenizer.decode(run), id),
+            text => Piece::Text(tokenizer.decode(text)),
+        };
+        runs.map(piece).collect()
+    }
 }
 
 /// A rendered conversation.
@@ -115,6 +127,19 @@ pub struct Rendered {
 }
 
 impl Rendered {
+    /// Its ids, and for each whether the model is to learn to produce it.
+    pub fn tokens(&self, tokenizer: &Tokenizer) -> (Vec<u32>, Vec<bool>) {
+        let (mut tokens, mut learned) = (Vec::new(), Vec::new());
+        for (piece, learn) in &self.pieces {
+            match piece {
+                Piece::Text(text) => tokens.extend(tokenizer.encode(text)),
+                Piece::Special(_, id) => tokens.push(*id),
+            }
+            learned.resize(tokens.len(), *learn);
+        }
+        (tokens, learned)
+    }
+
     /// The conversation as one string, for people.
     pub fn text(&self) -> String {
         self.pieces.iter().map(|(piece, _)| piece.text()).collect()

@@ -1,0 +1,231 @@
+//! The engine: one thread, one step after the other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+
+use compute::Cpu;
+use compute::kv::{KvPages, KvSequence};
+use compute::tape::Workspace;
+
+use super::prefix::{self, Prefixes};
+use super::stop::StopStream;
+use super::{Done, Event, GenerateError, Job, Options, Reason, Token, Usage};
+use crate::sampler::Sampler;
+use crate::tokenizer::{DecodeStream, Tokenizer};
+use crate::transformer::{Step, Transformer};
+
+/// What the thread owns.
+pub(super) struct Engine {
+    model: Arc<Transformer>,
+    tokenizer: Arc<Tokenizer>,
+    workspace: Workspace,
+    options: Options,
+    pages: KvPages,
+    prefixes: Prefixes,
+    jobs: Receiver<Job>,
+    /// The next job, when there is no room for it yet.
+    waiting: Option<Job>,
+    running: Vec<Sequence>,
+    stop: Arc<AtomicBool>,
+}
+
+/// A request that is being answered.
+struct Sequence {
+    /// Prompt and answer; the first `kv.len` are computed.
+    tokens: Vec<u32>,
+    kv: KvSequence,
+    /// Tokens of the prompt.
+    prompt: usize,
+    remembered: usize,
+    max_tokens: usize,
+    stop_ids: Vec<u32>,
+    sampler: Sampler,
+    decode: DecodeStream,
+    text: StopStream,
+    events: SyncSender<Event>,
+    cancelled: Arc<AtomicBool>,
+    /// Tokens of the current step.
+    next: usize,
+    ended: bool,
+}
+
+impl Engine {
+    pub(super) fn new(
+        model: Arc<Transformer>,
+        tokenizer: Arc<Tokenizer>,
+        cpu: Arc<Cpu>,
+        options: Options,
+        pages: KvPages,
+        jobs: Receiver<Job>,
+        stop: Arc<AtomicBool>,
+    ) -> Self {
+        let workspace = Workspace::new(cpu, options.products);
+        Engine {
+            model,
+            tokenizer,
+            workspace,
+            options,
+            pages,
+            prefixes: Prefixes::default(),
+            jobs,
+            waiting: None,
+            running: Vec::new(),
+            stop,
+        }
+    }
+
+    /// Until nobody can submit any more and all is answered, or until told to stop.
+    pub(super) fn run(mut self) {
+        while self.admit() && !self.stop.load(Ordering::Relaxed) {
+            self.step();
+        }
+    }
+
+    /// Takes in what there is room for, and waits for something to do. `false` at the end.
+    fn admit(&mut self) -> bool {
+        while self.running.len() < self.options.sequences.max(1) {
+            let job = match self.waiting.take() {
+                Some(job) => job,
+                None if self.running.is_empty() => match self.jobs.recv() {
+                    Ok(job) => job,
+                    Err(_) => return false,
+                },
+                None => match self.jobs.try_recv() {
+                    Ok(job) => job,
+                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+                },
+            };
+            if job.cancelled.load(Ordering::Relaxed) {
+                continue;
+            }
+            let capacity = job.request.prompt.len() + job.max_tokens;
+            match self.prefixes.open(&mut self.pages, &job.request.prompt, capacity) {
+                Some(kv) => self.running.push(Sequence::new(job, kv)),
+                // A job that fits into all pages fits once the running ones have ended.
+                None => {
+                    self.waiting = Some(job);
+                    break;
+                }
+            }
+        }
+        true
+    }
+
+    /// One forward pass: a token for each sequence that is being answered, and a chunk of prompts.
+    fn step(&mut self) {
+        for sequence in &mut self.running {
+            sequence.ended |= sequence.cancelled.load(Ordering::Relaxed);
+        }
+        self.retire();
+        let mut chunk = self.options.chunk.max(1);
+        for sequence in &mut self.running {
+            let left = sequence.tokens.len() - sequence.kv.len;
+            sequence.next = if left == 1 { 1 } else { left.min(chunk) };
+            chunk -= if left == 1 { 0 } else { sequence.next };
+        }
+        let mut steps: Vec<Step<'_>> = (self.running.iter_mut())
+            .filter(|s| s.next > 0)
+            .map(|s| Step { tokens: &s.tokens[s.kv.len..s.kv.len + s.next], kv: &mut s.kv })
+            .collect();
+        if steps.is_empty() {
+            return;
+        }
+        let mut logits =
+            self.model.forward_cached(&mut self.workspace, &mut self.pages, &mut steps, false);
+        let rows = logits.chunks_exact_mut(self.model.config().vocab_size);
+        for (sequence, row) in self.running.iter_mut().filter(|s| s.next > 0).zip(rows) {
+            if sequence.kv.len == sequence.tokens.len() {
+                sequence.advance(row, &self.tokenizer);
+            }
+        }
+        self.retire();
+    }
+
+    /// Takes out what has ended, and remembers its keys and values.
+    fn retire(&mut self) {
+        let mut i = 0;
+        while i < self.running.len() {
+            if self.running[i].ended {
+                let Sequence { tokens, kv, .. } = self.running.remove(i);
+                if kv.len == 0 {
+                    prefix::release(&mut self.pages, &kv);
+                } else {
+                    self.prefixes.keep(&mut self.pages, tokens, kv);
+                }
+            } else {
+                i += 1;
+            }
+        }
+    }
+}
+
+impl Sequence {
+    fn new(job: Job, kv: KvSequence) -> Self {
+        let Job { request, max_tokens, events, cancelled } = job;
+        Sequence {
+            prompt: request.prompt.len(),
+            remembered: kv.len,
+            sampler: Sampler::new(request.sampling, &request.prompt),
+            tokens: request.prompt,
+            kv,
+            max_tokens,
+            stop_ids: request.stop_ids,
+            decode: DecodeStream::new(),
+            text: StopStream::new(request.stop),
+            events,
+            cancelled,
+            next: 0,
+            ended: false,
+        }
+    }
+
+    /// Chooses the next token by `logits` `[vocab]` and tells of it.
+    fn advance(&mut self, logits: &mut [f32], tokenizer: &Tokenizer) {
+        let sampled = match self.sampler.sample(logits, self.tokens.len()) {
+            Ok(sampled) => sampled,
+            Err(error) => return self.end(Event::Error(GenerateError::Sampling(error))),
+        };
+        if self.stop_ids.contains(&sampled.id) {
+            let text = self.rest();
+            return self.done(text, Reason::StopToken(sampled.id), 1);
+        }
+        self.tokens.push(sampled.id);
+        let (text, stop) = if tokenizer.is_special(sampled.id) {
+            (self.rest(), None) // nothing goes on over a special token
+        } else {
+            let whole = self.decode.push(tokenizer, sampled.id);
+            self.text.push(&whole)
+        };
+        let event = Event::Token(Token { id: sampled.id, text, logprobs: sampled.logprobs });
+        if self.events.try_send(event).is_err() {
+            self.ended = true; // nobody listens any more
+        } else if let Some(stop) = stop {
+            self.done(String::new(), Reason::StopString(stop), 0);
+        } else if self.tokens.len() - self.prompt == self.max_tokens {
+            let text = self.rest();
+            self.done(text, Reason::Length, 0);
+        }
+    }
+
+    /// All text that was held back. A stop string isn't among it: whole ones are found at once.
+    fn rest(&mut self) -> String {
+        let (mut text, stop) = self.text.push(&self.decode.finish());
+        if stop.is_none() {
+            text += &self.text.finish();
+        }
+        text
+    }
+
+    fn done(&mut self, text: String, reason: Reason, unseen: usize) {
+        let (prompt, remembered) = (self.prompt, self.remembered);
+        let generated = self.tokens.len() - prompt + unseen;
+        let usage = Usage { prompt, remembered, generated };
+        self.end(Event::Done(Done { text, reason, usage }));
+    }
+
+    fn end(&mut self, event: Event) {
+        let _ = self.events.try_send(event); // there is room for it, unless nobody listens
+        self.ended = true;
+    }
+}

@@ -1,0 +1,331 @@
+#![allow(clippy::unwrap_used)]
+
+use compute::tape::Workspace;
+use compute::{IGNORE, Span};
+
+use super::*;
+use crate::init::{Init, initialise};
+use crate::tokenizer::TrainOptions;
+
+const CONTEXT: usize = 320;
+/// The id of the only special token.
+const END: u32 = 256;
+
+struct World {
+    model: Arc<Transformer>,
+    tokenizer: Arc<Tokenizer>,
+    cpu: Arc<Cpu>,
+}
+
+impl World {
+    fn new() -> World {
+        let options = TrainOptions {
+            vocab_size: 257,
+            special_tokens: vec!["<end>".into()],
+            ..TrainOptions::default()
+        };
+        let tokenizer = Tokenizer::train(["ab"], &options, &mut |_| {}).unwrap();
+        assert_eq!(tokenizer.special_id("<end>"), Some(END));
+        let config = Config {
+            architectures: vec![],
+            model_type: "qwen3".into(),
+            vocab_size: 257,
+            hidden_size: 24,
+            intermediate_size: 40,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            head_dim: 8,
+            max_position_embeddings: CONTEXT,
+            rms_norm_eps: 1e-6,
+            rope_theta: 1e4,
+            tie_word_embeddings: false,
+            attention_bias: false,
+            hidden_act: "silu".into(),
+            bos_token_id: None,
+            eos_token_id: None,
+            torch_dtype: "float32".into(),
+        };
+        let init = Init {
+            embedding_std: 0.5,
+            matrix_gain: 1.5,
+            output_gain: 0.8,
+            qk_norm: 1.3,
+            induction: false,
+        };
+        let model = Transformer::new(config.clone(), initialise(&config, &init, 7));
+        World { model: Arc::new(model), tokenizer: Arc::new(tokenizer), cpu: Arc::new(Cpu::new(2)) }
+    }
+
+    fn options(&self) -> Options {
+        Options::new(self.model.config(), 8)
+    }
+
+    fn start(&self, options: Options) -> Generator {
+        let (model, tokenizer) = (self.model.clone(), self.tokenizer.clone());
+        Generator::start(model, tokenizer, self.cpu.clone(), options).unwrap()
+    }
+
+    fn one(&self, request: Request) -> Completion {
+        self.start(self.options()).submit(request).unwrap().wait().unwrap()
+    }
+}
+
+fn prompt(seed: u32, len: usize) -> Vec<u32> {
+    (0..len as u32).map(|i| (i * i * 7 + i * seed + seed) % 256).collect()
+}
+
+/// Requests of all kinds, some of which begin alike.
+fn requests() -> Vec<Request> {
+    let mut requests = Vec::new();
+    for (i, len) in [1, 3, 63, 64, 65, 130, 200, 130, 40, 100, 7, 64].into_iter().enumerate() {
+        let sampled = Sampling {
+            temperature: 1.0,
+            top_k: [0, 20][i / 2 % 2],
+            top_p: 0.95,
+            min_p: 0.01,
+            repetition_penalty: 1.1,
+            seed: i as u64,
+            ..Sampling::default()
+        };
+        requests.push(Request {
+            prompt: prompt(i as u32 % 3, len),
+            max_tokens: Some(20 + 9 * i),
+            sampling: Sampling {
+                logprobs: Some(2),
+                ..[Sampling::default(), sampled][i % 2].clone()
+            },
+            stop: vec!["zq".into()],
+            stop_ids: vec![END],
+        });
+    }
+    requests
+}
+
+/// What doesn't depend on what was remembered.
+fn essence(completion: &Completion) -> (Vec<u32>, String, Vec<u32>, Reason) {
+    let bits = completion.logprobs.iter().flat_map(|l| {
+        l.top.iter().map(|t| t.1).chain([l.chosen]).map(f32::to_bits).collect::<Vec<_>>()
+    });
+    let Completion { tokens, text, reason, .. } = completion;
+    (tokens.clone(), text.clone(), bits.collect(), reason.clone())
+}
+
+#[test]
+fn alone_or_among_others_the_same_bytes() {
+    let world = World::new();
+    let alone: Vec<_> = requests().into_iter().map(|r| essence(&world.one(r))).collect();
+    assert!(alone.iter().any(|a| a.3 == Reason::Length) && alone[0] != alone[1]);
+    // All at once; few at a time with small chunks of prompts and little memory; other threads.
+    let one_thread = World { cpu: Arc::new(Cpu::new(1)), ..World::new() };
+    let narrow = Options { sequences: 3, tokens: 500, chunk: 10, ..world.options() };
+    for (world, options) in [
+        (&world, world.options()),
+        (&world, narrow.clone()),
+        (&one_thread, Options { sequences: 64, ..world.options() }),
+    ] {
+        let generator = world.start(options);
+        let mut remembered = 0;
+        // Once more with all that is remembered from the first time.
+        for _ in 0..2 {
+            let completions = generator.complete(requests()).unwrap();
+            for (alone, completion) in alone.iter().zip(&completions) {
+                assert_eq!(&essence(completion), alone);
+                remembered += completion.usage.remembered;
+            }
+        }
+        assert!(remembered > 0);
+    }
+}
+
+/// Against the forward pass of training, which knows nothing of pages.
+#[test]
+fn cached_steps_compute_what_training_computes() {
+    let world = World::new();
+    let generator = world.start(Options { chunk: 50, ..world.options() });
+    for request in requests() {
+        let greedy = request.sampling.temperature == 0.0;
+        let n = request.prompt.len();
+        let mut tokens = request.prompt.clone();
+        let completion = generator.submit(request).unwrap().wait().unwrap();
+        tokens.extend(&completion.tokens);
+        let mut targets = vec![IGNORE; n - 1];
+        targets.extend(&completion.tokens);
+        tokens.pop();
+        let spans = [Span { start: 0, len: tokens.len() }];
+        let mut workspace = Workspace::new(world.cpu.clone(), DType::F32);
+        let nats = world.model.loss_rows(&mut workspace, &tokens, &targets, &spans);
+        for (nats, logprobs) in nats[n - 1..].iter().zip(&completion.logprobs) {
+            assert!((nats + logprobs.chosen).abs() < 2e-5, "{nats} {}", logprobs.chosen);
+            assert!(!greedy || logprobs.chosen == logprobs.top[0].1);
+        }
+    }
+}
+
+#[test]
+fn answers_end_where_they_should() {
+    let world = World::new();
+    let base = Request {
+        prompt: prompt(5, 10),
+        max_tokens: Some(60),
+        sampling: Sampling { temperature: 1.0, seed: 3, ..Sampling::default() },
+        ..Request::default()
+    };
+    let free = world.one(base.clone());
+    assert_eq!((free.tokens.len(), &free.reason), (60, &Reason::Length));
+    assert_eq!(free.usage, Usage { prompt: 10, remembered: 0, generated: 60 });
+    assert_eq!(free.text, world.tokenizer.decode(&free.tokens).replace("<end>", ""));
+
+    // A stop token isn't part of the answer.
+    let id = free.tokens[30];
+    let at = free.tokens.iter().position(|t| *t == id).unwrap();
+    let stopped = world.one(Request { stop_ids: vec![id], ..base.clone() });
+    assert_eq!(
+        (stopped.tokens, stopped.reason),
+        (free.tokens[..at].to_vec(), Reason::StopToken(id))
+    );
+    assert_eq!(stopped.usage.generated, at + 1);
+
+    // A stop string over several tokens; no part of it is ever shown.
+    let stop: String = free.text.chars().skip(20).take(3).collect();
+    let before = &free.text[..free.text.find(&stop).unwrap()];
+    let request = Request { stop: vec![stop.clone()], ..base.clone() };
+    let mut shown = String::new();
+    for event in world.start(world.options()).submit(request).unwrap() {
+        match event {
+            Event::Token(token) => shown += &token.text,
+            Event::Done(done) => assert_eq!(done.reason, Reason::StopString(stop.clone())),
+            Event::Error(error) => panic!("{error}"),
+        }
+        assert!(before.starts_with(&shown), "{shown:?} of {before:?}");
+    }
+    assert_eq!(shown, before);
+
+    // To the end of the context, and no further.
+    let full = world.one(Request { max_tokens: None, ..base });
+    assert_eq!((full.tokens.len(), full.reason), (CONTEXT - 10, Reason::Length));
+    assert_eq!(full.tokens[..60], free.tokens);
+}
+
+/// Bytes of half characters and special tokens wait for nobody but come in order.
+#[test]
+fn text_comes_whole_and_in_order() {
+    let world = World::new();
+    let generator = world.start(world.options());
+    let bias = |ids: &[u32]| ids.iter().map(|id| (*id, 1000.0)).collect();
+    let ask = |ids: &[u32]| {
+        let sampling = Sampling { logit_bias: bias(ids), temperature: 1.0, ..Sampling::default() };
+        let request =
+            Request { prompt: vec![1], max_tokens: Some(40), sampling, ..Request::default() };
+        let mut pieces = Vec::new();
+        for event in generator.submit(request).unwrap() {
+            match event {
+                Event::Token(token) => pieces.push((Some(token.id), token.text)),
+                Event::Done(done) => pieces.push((None, done.text)),
+                Event::Error(error) => panic!("{error}"),
+            }
+        }
+        pieces
+    };
+    let byte = |b: u8| world.tokenizer.encode(std::str::from_utf8(&[b]).unwrap())[0];
+    // The two bytes of é, and a special token.
+    let halves = world.tokenizer.encode("é");
+    assert_eq!(halves.len(), 2);
+    let pieces = ask(&[halves[0], halves[1], END, byte(b'x')]);
+    let ids: Vec<u32> = pieces.iter().filter_map(|p| p.0).collect();
+    let mut expected = String::new();
+    for run in ids.split(|id| *id == END) {
+        expected += &world.tokenizer.decode(run);
+    }
+    let text: String = pieces.iter().map(|p| p.1.as_str()).collect();
+    assert_eq!(text, expected);
+    assert!(ids.contains(&END) && text.contains('é') && text.contains('\u{fffd}'));
+}
+
+#[test]
+fn what_cannot_be_done_is_refused() {
+    let world = World::new();
+    let generator = world.start(Options { tokens: 128, ..world.options() });
+    let base = Request { prompt: vec![1; 10], max_tokens: Some(5), ..Request::default() };
+    let refused = |request: Request| generator.submit(request).err().map(|e| e.to_string());
+    for (request, why) in [
+        (Request { prompt: vec![], ..base.clone() }, "empty"),
+        (Request { prompt: vec![257], ..base.clone() }, "257"),
+        (Request { max_tokens: Some(0), ..base.clone() }, "max_tokens"),
+        (Request { max_tokens: Some(CONTEXT - 9), ..base.clone() }, "context holds 320"),
+        (Request { max_tokens: Some(usize::MAX), ..base.clone() }, "context holds 320"),
+        (Request { prompt: vec![1; CONTEXT], max_tokens: None, ..base.clone() }, "context"),
+        (Request { max_tokens: Some(119), ..base.clone() }, "memory for 128"),
+        (Request { stop: vec![String::new()], ..base.clone() }, "stop string"),
+        (
+            Request { sampling: Sampling { top_p: 2.0, ..Sampling::default() }, ..base.clone() },
+            "top_p",
+        ),
+    ] {
+        let error = refused(request).unwrap();
+        assert!(error.contains(why), "{error}");
+    }
+    assert_eq!(refused(base), None);
+    let petabytes = Options { tokens: usize::MAX / 2, ..world.options() };
+    let (model, tokenizer) = (world.model.clone(), world.tokenizer.clone());
+    let started = Generator::start(model, tokenizer, world.cpu.clone(), petabytes);
+    assert!(matches!(started, Err(GenerateError::Memory(_))));
+}
+
+#[test]
+fn broken_weights_are_an_error() {
+    let world = World::new();
+    let mut model = (*world.model).clone();
+    let norm = model.parameters.iter_mut().find(|p| p.name == "model.norm.weight").unwrap();
+    norm.value.f32_mut()[3] = f32::NAN;
+    let world = World { model: Arc::new(model), ..world };
+    let generator = world.start(world.options());
+    for temperature in [0.0, 1.0] {
+        let sampling = Sampling { temperature, ..Sampling::default() };
+        let request = Request { prompt: vec![1], sampling, ..Request::default() };
+        let answer = generator.submit(request).unwrap().wait();
+        assert!(matches!(answer, Err(GenerateError::Sampling(SamplingError::NotANumber))));
+    }
+}
+
+#[test]
+fn the_impatient_are_let_go() {
+    let world = World::new();
+    // One at a time: the second can only be answered because the first was cancelled, or done.
+    let generator = world.start(Options { sequences: 1, tokens: 320, ..world.options() });
+    let request = Request { prompt: prompt(1, 100), max_tokens: Some(200), ..Request::default() };
+    let mut dropped = Vec::new();
+    for _ in 0..20 {
+        let mut events = generator.submit(request.clone()).unwrap();
+        if dropped.len() % 2 == 0 {
+            assert!(matches!(events.next(), Some(Event::Token(_))));
+        }
+        dropped.push(());
+    }
+    let whole = generator.submit(request).unwrap().wait().unwrap();
+    assert_eq!(whole.tokens.len(), 200);
+    assert!(whole.usage.remembered >= 99);
+
+    // Whoever still waits when the generator goes is told.
+    let ask = |id| Request { prompt: vec![id], ..Request::default() };
+    let waiting: Vec<Events> = (0..30).map(|id| generator.submit(ask(id)).unwrap()).collect();
+    drop(generator);
+    let last = waiting.into_iter().last().unwrap();
+    assert!(matches!(last.wait(), Err(GenerateError::Stopped)));
+}
+
+#[test]
+fn many_threads_may_ask() {
+    let world = World::new();
+    let generator = world.start(Options { queue: 1, sequences: 2, ..world.options() });
+    let expected: Vec<_> = requests().into_iter().map(|r| essence(&world.one(r))).collect();
+    std::thread::scope(|scope| {
+        for (request, expected) in requests().into_iter().zip(&expected) {
+            let generator = &generator;
+            scope.spawn(move || {
+                let completion = generator.submit(request).unwrap().wait().unwrap();
+                assert_eq!(&essence(&completion), expected);
+            });
+        }
+    });
+}
