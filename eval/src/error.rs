@@ -33,6 +33,12 @@ pub enum Error {
     /// The model computed something that is no number.
     #[error("the model's loss is not finite at token {0} of the text: its weights are broken")]
     NotFinite(usize),
+    /// A model gave no answer.
+    #[error(transparent)]
+    Generate(#[from] model::generator::GenerateError),
+    /// A conversation could not be rendered.
+    #[error(transparent)]
+    Template(#[from] model::template::TemplateError),
     /// A template of the report is broken (a defect of this program).
     #[error("the report could not be rendered: {0}")]
     Render(String),

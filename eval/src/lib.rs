@@ -9,6 +9,7 @@ pub mod overlap;
 pub mod report;
 pub mod run;
 pub mod score;
+pub mod speaker;
 pub mod task;
 
 pub use error::Error;
