@@ -79,6 +79,7 @@ macro_rules! invalid {
 
 invalid!(
     data::batches::LoaderError,
+    data::microworld::WorldError,
     model::template::TemplateError,
     model::tokenizer::TokenizerError,
 );

@@ -346,9 +346,14 @@ impl Grow {
     }
 
     fn prepare(&mut self) -> Result<(), Failure> {
-        let Grow { recipe, run, source, .. } = self;
+        let Grow { recipe, run, cpu, source, .. } = self;
         let settings = match source {
-            Source::World => json!({"world": recipe.world, "seed": recipe.seed}),
+            Source::World => json!({
+                "world": recipe.world,
+                "corpus": recipe.corpus,
+                "questions": recipe.eval.questions,
+                "seed": recipe.seed,
+            }),
             Source::Own(_) => json!({"data": recipe.data}),
         };
         let stage = Stage {
@@ -360,11 +365,11 @@ impl Grow {
                 "data/documents.jsonl",
                 "data/heldout.jsonl",
                 "data/conversations.jsonl",
-                "data/preferences.jsonl",
+                "data/finetune.jsonl",
                 "data/questions.jsonl",
             ],
         };
-        run.stage(stage, |run, _| prepare::prepare(run, recipe, source)).map(drop)
+        run.stage(stage, |run, _| prepare::prepare(run, recipe, source, &cpu.pool)).map(drop)
     }
 
     fn tokenize(&mut self) -> Result<(), Failure> {
@@ -376,9 +381,14 @@ impl Grow {
                 "context": recipe.model.context,
                 "validation_bytes": recipe.eval.validation_bytes,
                 "special": tokenize::special(),
-                "chat_template": model::template::CHATML,
+                "chat_template": store::hash_bytes(model::template::CHATML.as_bytes()),
             }),
-            reads: &["data/documents.jsonl", "data/heldout.jsonl", "data/conversations.jsonl"],
+            reads: &[
+                "data/documents.jsonl",
+                "data/heldout.jsonl",
+                "data/conversations.jsonl",
+                "data/finetune.jsonl",
+            ],
             inputs: BTreeMap::new(),
             writes: &["tokenizer", "shards", "data/corpus.json"],
         };
@@ -414,7 +424,7 @@ impl Grow {
             };
             let share = if talks { recipe.mixture.conversations } else { 0.0 };
             let mut parts = vec![training::part(&open("documents")?, 1.0 - share, LossOn::All)];
-            if share > 0.0 {
+            if share > 0.0 && run.path("shards/conversations").exists() {
                 parts.push(training::part(&open("conversations")?, share, LossOn::All));
             }
             let loader = Loader::new(parts, recipe.model.context, seed)?;
@@ -464,8 +474,11 @@ impl Grow {
                 Shards::open(&path, Some(hash)).map(Arc::new).map_err(Failure::from)
             };
             let replay = recipe.mixture.replay;
+            // Text of one's own has the same conversations before and now.
+            let talks = ["finetune", "conversations"];
+            let talks = talks.into_iter().find(|t| run.path(&format!("shards/{t}")).exists());
             let parts = vec![
-                training::part(&open("conversations")?, 1.0 - replay, LossOn::Learned),
+                training::part(&open(talks.unwrap_or("finetune"))?, 1.0 - replay, LossOn::Learned),
                 training::part(&open("documents")?, replay, LossOn::All),
             ];
             // Not the order of pretraining again.

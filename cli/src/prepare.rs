@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use compute::Pool;
 use data::jsonl::{self, Conversation, Writer};
 use data::text::{self, Skip};
 use eval::run::{Corpus, Kind};
@@ -61,11 +62,11 @@ impl Source {
 ///
 /// # Errors
 /// What can't be read or written; conversations that aren't any.
-pub fn prepare(run: &Run, recipe: &Recipe, source: &Source) -> Result<Facts, Failure> {
+pub fn prepare(run: &Run, recipe: &Recipe, source: &Source, pool: &Pool) -> Result<Facts, Failure> {
     clear(&run.path("data"))?;
     match source {
         Source::Own(corpus) => own_text(run, recipe, corpus),
-        Source::World => crate::world::prepare(run, recipe),
+        Source::World => crate::world::prepare(run, recipe, pool),
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
+use data::microworld::WorldConfig;
 use model::config::Config;
 use model::init::Init;
 use serde::{Deserialize, Serialize};
@@ -37,7 +38,9 @@ pub struct Recipe {
     /// Text of one's own.
     pub data: DataSettings,
     /// The microworld, where there is no text of one's own.
-    pub world: Table,
+    pub world: WorldConfig,
+    /// How much is written of it.
+    pub corpus: CorpusSettings,
     /// The tokenizer.
     pub tokenizer: TokenizerSettings,
     /// The model's shape.
@@ -64,6 +67,20 @@ pub struct DataSettings {
     pub chats: Vec<String>,
     /// Share of the text that is held out.
     pub heldout: f64,
+}
+
+/// How many texts of the microworld are written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CorpusSettings {
+    /// Documents to learn from.
+    pub documents: u64,
+    /// Conversations that are mixed into pretraining.
+    pub conversations: u64,
+    /// Conversations for fine-tuning.
+    pub finetune: u64,
+    /// Held-out documents.
+    pub heldout: u64,
 }
 
 /// The tokenizer.
@@ -131,8 +148,9 @@ impl Recipe {
         recipe: Option<(&str, &str)>,
         sets: &[(String, String)],
     ) -> Result<Recipe, Failure> {
-        let default: Table =
-            DEFAULT.parse().map_err(|e| Failure::failed(format!("recipes/default.toml: {e}")))?;
+        let broken = |e: String| Failure::failed(format!("recipes/default.toml: {e}"));
+        let default: Recipe = toml::from_str(DEFAULT).map_err(|e| broken(e.to_string()))?;
+        let default = Table::try_from(default).map_err(|e| broken(e.to_string()))?;
         let mut table = default.clone();
         let mut origins = Origins::default();
         if let Some((name, text)) = recipe {
@@ -216,6 +234,13 @@ impl Recipe {
                 return wrong(key, format!("{share} is not a share from 0 to 1"));
             }
         }
+        let c = &self.corpus;
+        let texts = [("documents", c.documents), ("finetune", c.finetune), ("heldout", c.heldout)];
+        for (key, n) in texts {
+            if n == 0 && !self.own_text() {
+                return wrong(&format!("corpus.{key}"), "there must be at least one".into());
+            }
+        }
         let m = &self.model;
         let least = 256 + data::encode::SPECIAL.len();
         if !(least..=1 << 22).contains(&self.tokenizer.vocab_size) {
@@ -233,7 +258,7 @@ impl Recipe {
             );
         }
         if let Err(e) = self.config(self.tokenizer.vocab_size, None, None).check() {
-            return wrong("model", e.to_string());
+            return wrong("model", e.to_string().replacen("config.json: ", "", 1));
         }
         for (stage, t) in [("pretrain", &self.pretrain), ("finetune", &self.finetune)] {
             if let Some(why) = t.schedule.problem() {
@@ -356,12 +381,13 @@ impl Source<'_> {
             match (value.get_ref(), wanted) {
                 (DeValue::Table(inner), Value::Table(default)) => {
                     self.check(inner, default, &dotted, origins)?;
+                    continue;
                 }
                 (DeValue::Integer(_), Value::Float(_)) => {}
                 (value, wanted) if value.type_str() == wanted.type_str() => {}
                 (other, wanted) => {
                     let (got, want) = (other.type_str(), wanted.type_str());
-                    let why = format!("{dotted} is a {want}, not a {got}");
+                    let why = format!("{dotted} wants {}, not {}", a(want), a(got));
                     return Err(self.wrong(value.span(), &why, None));
                 }
             }
@@ -386,6 +412,12 @@ impl Source<'_> {
     }
 }
 
+/// A type with its article.
+fn a(kind: &str) -> String {
+    let vowel = kind.starts_with(['a', 'e', 'i', 'o', 'u']);
+    format!("{} {kind}", if vowel { "an" } else { "a" })
+}
+
 /// The key that is most like `name`, if one is like it at all.
 fn nearest<'a>(name: &str, keys: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let like = |key: &str| strsim::jaro_winkler(name, key);
@@ -403,6 +435,112 @@ fn merge(table: &mut Table, changes: Table) {
             (Some(Value::Table(inner)), Value::Table(changes)) => merge(inner, changes),
             (Some(Value::Float(old)), Value::Integer(new)) => *old = new as f64,
             (_, value) => drop(table.insert(key, value)),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn resolve(text: &str, sets: &[&str]) -> Result<Recipe, Failure> {
+        let sets: Vec<_> = sets.iter().map(|s| ("--set".to_string(), s.to_string())).collect();
+        Recipe::resolve(Some(("my.toml", text)), &sets)
+    }
+
+    /// The dotted keys of all settings.
+    fn keys(value: &Value, at: &str) -> std::collections::BTreeSet<String> {
+        match value {
+            Value::Table(table) => {
+                table.iter().flat_map(|(key, value)| keys(value, &format!("{at}.{key}"))).collect()
+            }
+            _ => [at.to_string()].into(),
+        }
+    }
+
+    #[test]
+    fn the_recipes_of_the_repository_are_valid() {
+        // "Every setting there is stands here."
+        let keys = |table: Table| keys(&Value::Table(table), "");
+        let all = Table::try_from(resolve("", &[]).unwrap()).unwrap();
+        assert_eq!(keys(DEFAULT.parse().unwrap()), keys(all));
+        resolve(DOCS, &[]).unwrap();
+        resolve(include_str!("../../recipes/smoke.toml"), &[]).unwrap();
+    }
+
+    #[test]
+    fn set_is_over_recipe_is_over_default() {
+        let text = "seed = 3\n[pretrain]\ntokens = 5_000\n[model]\nrope_base = 500000\n";
+        let recipe =
+            resolve(text, &["seed=4", "data.docs=[\"a b\"]", "pretrain.dtype=f32"]).unwrap();
+        assert_eq!((recipe.seed, recipe.pretrain.tokens), (4, 5_000));
+        assert_eq!((recipe.model.rope_base, recipe.model.layers), (500_000.0, 6));
+        assert_eq!(recipe.data.docs, ["a b"]);
+        assert_eq!(recipe.pretrain.dtype, train::Precision::F32);
+        // A schedule of another kind is another table.
+        let text = "[pretrain.schedule]\nkind = \"cosine\"\nwarmup = 0.1\nend = 0.1\n";
+        let cosine = resolve(text, &["pretrain.schedule.end=0.2"]).unwrap().pretrain.schedule;
+        assert_eq!(cosine, train::schedule::Schedule::Cosine { warmup: 0.1, end: 0.2 });
+        // What is resolved is a recipe.
+        assert_eq!(resolve(&recipe.to_toml(), &[]).unwrap(), recipe);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_line() {
+        for (text, parts) in [
+            (
+                "[pretrain]\n\ntokns = 5\n",
+                &["my.toml, line 3", "pretrain.tokns", "tokns = 5", "\"tokens\""][..],
+            ),
+            ("[pretraining]\ntokens = 5\n", &["line 1", "pretraining", "\"pretrain\""]),
+            (
+                "[pretrain]\ntokens = \"many\"\n",
+                &["line 2", "pretrain.tokens wants an integer, not a string"],
+            ),
+            ("[pretrain]\ntokens = -5\n", &["pretrain.tokens", "set by my.toml, line 2"]),
+            ("seed = 1\nseed = 2\n", &["my.toml, line 2", "duplicate key"]),
+            ("a = [\n", &["my.toml, line"]),
+            ("[pretrain]\ndtype = \"f31\"\n", &["pretrain.dtype", "f31", "my.toml, line 2"]),
+            (
+                "[pretrain.schedule]\nkind = \"wsd\"\ndecays = 1.0\n",
+                &["pretrain.schedule", "decays"],
+            ),
+            ("[pretrain.schedule]\nwarmup = 2.0\n", &["pretrain.schedule", "2", "line 2"]),
+            ("[mixture]\nreplay = 1.5\n", &["mixture.replay", "1.5", "line 2"]),
+            ("[model]\nkv_heads = 3\n", &["num_key_value_heads", "line 2"]),
+            ("[model]\ncontext = 4096\n", &["pretrain.micro_tokens"]),
+            ("[tokenizer]\nvocab_size = 100\n", &["tokenizer.vocab_size", "263"]),
+            ("schema_version = 2\n", &["schema_version", "line 1"]),
+        ] {
+            let failure = resolve(text, &[]).unwrap_err();
+            assert_eq!(failure.exit, 2);
+            let message = failure.to_string();
+            for part in parts {
+                assert!(message.contains(part), "{part:?} is not in:\n{message}\nfor:\n{text}");
+            }
+        }
+        for (set, parts) in [
+            (
+                "pretrain.tokns=5",
+                &["--set pretrain.tokns=5: there is no setting", "\"tokens\""][..],
+            ),
+            ("seed", &["--set seed", "no ="]),
+            ("seed=x", &["--set seed=x", "seed wants an integer, not a string"]),
+            ("mixture.replay=2.0", &["mixture.replay", "set by --set mixture.replay=2.0"]),
+        ] {
+            let message = resolve("", &[set]).unwrap_err().to_string();
+            for part in parts {
+                assert!(message.contains(part), "{part:?} is not in:\n{message}");
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "[a-z.=\\[\\]\"0-9\\n ]{0,80}", set in "[a-z.=\\[\\]\"0-9 ]{0,30}") {
+            let _ = resolve(&text, &[]);
+            let _ = resolve("", &[&set]);
         }
     }
 }

@@ -34,19 +34,35 @@ pub struct Line {
     pub kind: String,
 }
 
+/// A line of a file of conversations.
+#[derive(Debug, Deserialize)]
+struct TalkLine {
+    #[serde(default)]
+    kind: String,
+    #[serde(flatten)]
+    talk: Conversation,
+}
+
+/// The kind of conversations in `corpus.json`.
+pub fn corpus_kind(kind: &str) -> String {
+    if kind.is_empty() { "conversations".into() } else { format!("conversations: {kind}") }
+}
+
 /// Learns the tokenizer and writes `tokenizer/` and `shards/`.
 ///
 /// # Errors
 /// What can't be read, learned or written.
 pub fn tokenize(run: &Run, recipe: &Recipe, pool: &Pool) -> Result<Facts, Failure> {
     let (documents, heldout) = (run.path("data/documents.jsonl"), run.path("data/heldout.jsonl"));
-    let conversations = run.path("data/conversations.jsonl");
-    let talks = conversations.exists();
+    let talks: Vec<&str> = ["conversations", "finetune"]
+        .into_iter()
+        .filter(|name| run.path(&format!("data/{name}.jsonl")).exists())
+        .collect();
     let tokenizer = learn(run, recipe, pool)?;
     clear(&run.path("shards"))?;
 
     let json = tokenizer.to_json();
-    let settings = settings(recipe, talks);
+    let settings = settings(recipe, !talks.is_empty());
     store::write_atomic(&run.path("tokenizer/tokenizer.json"), json.as_bytes())?;
     store::write_json(&run.path("tokenizer/tokenizer_config.json"), &settings)?;
     let hash = store::hash_bytes(json.as_bytes());
@@ -66,13 +82,13 @@ pub fn tokenize(run: &Run, recipe: &Recipe, pool: &Pool) -> Result<Facts, Failur
     let most = recipe.eval.validation_bytes;
     encoder.documents(&heldout, writer("validation")?, most, &mut BTreeMap::new())?;
     let mut facts = json!({"documents": of(train), "heldout": of(held)});
-    if talks {
-        let set = writer("conversations")?;
-        let (totals, skipped) = encoder.conversations(&conversations, set, recipe.model.context)?;
-        kinds.insert("conversations".to_string(), totals.tokens);
-        facts["conversations"] = of(totals);
-        facts["conversations"]["skipped"] = skipped.0.into();
-        facts["conversations"]["skipped_first"] = skipped.1.into();
+    for name in talks {
+        let (path, set) = (run.path(&format!("data/{name}.jsonl")), writer(name)?);
+        let context = recipe.model.context;
+        let (totals, skipped) = encoder.conversations(&path, set, context, &mut kinds)?;
+        facts[name] = of(totals);
+        facts[name]["skipped"] = skipped.0.into();
+        facts[name]["skipped_first"] = skipped.1.into();
     }
     add_tokens(&run.path("data/corpus.json"), &kinds, held.tokens)?;
     facts["tokens"] = kinds.values().sum::<u64>().into();
@@ -114,11 +130,14 @@ pub fn end_of_text(tokenizer: &Tokenizer) -> Result<u32, Failure> {
 /// Learns merges from all training text: documents, and what is said in conversations.
 fn learn(run: &Run, recipe: &Recipe, pool: &Pool) -> Result<Tokenizer, Failure> {
     let documents = run.path("data/documents.jsonl");
-    let conversations = run.path("data/conversations.jsonl");
     let mut failure = None;
     let mut texts: Box<dyn Iterator<Item = Result<String, JsonlError>>> =
         Box::new(jsonl::read::<Line>(&documents)?.map(|line| Ok(line?.text)));
-    if conversations.exists() {
+    for name in ["conversations", "finetune"] {
+        let conversations = run.path(&format!("data/{name}.jsonl"));
+        if !conversations.exists() {
+            continue;
+        }
         // What is rendered around the messages is the same everywhere: its words get tokens as well.
         let options = TrainOptions { special_tokens: special(), ..TrainOptions::default() };
         let bare = Tokenizer::train(
@@ -231,7 +250,8 @@ impl Encoder<'_> {
                 let mut tokens = vec![self.end];
                 tokens.extend(ids);
                 tokens.push(self.end);
-                *kinds.entry(line.kind.clone()).or_default() += tokens.len() as u64;
+                let kind = if line.kind.is_empty() { "documents" } else { &line.kind };
+                *kinds.entry(kind.to_string()).or_default() += tokens.len() as u64;
                 writer.push(&tokens, None, line.text.len() as u64)?;
             }
             chunk.clear();
@@ -248,11 +268,12 @@ impl Encoder<'_> {
         path: &Path,
         mut writer: ShardWriter,
         context: usize,
+        kinds: &mut BTreeMap<String, u64>,
     ) -> Result<(Totals, (u64, Vec<String>)), Failure> {
         let template = ChatTemplate::new(CHATML, encode::special_tokens(self.tokenizer))?;
         let (mut skipped, mut listed) = (0, Vec::new());
-        for (i, talk) in jsonl::read::<Conversation>(path)?.enumerate() {
-            let talk = talk?;
+        for (i, talk) in jsonl::read::<TalkLine>(path)?.enumerate() {
+            let TalkLine { kind, talk } = talk?;
             let reason = match encode::conversation(self.tokenizer, &template, &talk) {
                 Err(e) => e.to_string(),
                 Ok((tokens, _)) if tokens.len() > context + 1 => {
@@ -264,6 +285,7 @@ impl Encoder<'_> {
                 Ok((tokens, learned)) => {
                     let bytes: usize = talk.messages.iter().map(|m| m.content.len()).sum();
                     writer.push(&tokens, Some(&learned), bytes as u64)?;
+                    *kinds.entry(corpus_kind(&kind)).or_default() += tokens.len() as u64;
                     continue;
                 }
             };
