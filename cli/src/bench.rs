@@ -1,0 +1,155 @@
+//! `homegrown bench train`: what a training step does on this machine.
+
+use std::sync::Arc;
+
+use clap::Args;
+use compute::cpu::peak;
+use compute::rng::Rng;
+use compute::tensor::DType;
+use compute::{Cpu, Span};
+use model::config::Config;
+use model::init::{Init, initialise};
+use model::transformer::Transformer;
+use serde::Serialize;
+use data::batches::Batch;
+use train::{Precision, Source, TrainConfig, Trainer};
+
+/// Measures training steps of a model of a given shape on random tokens.
+#[derive(Args, Debug)]
+pub struct BenchTrainArgs {
+    /// Layers.
+    #[arg(long, default_value_t = 6)]
+    layers: usize,
+    /// Width of the residual stream.
+    #[arg(long, default_value_t = 128)]
+    dim: usize,
+    /// Heads (queries, keys and values alike).
+    #[arg(long, default_value_t = 4)]
+    heads: usize,
+    /// Width inside the MLP.
+    #[arg(long, default_value_t = 352)]
+    ffn: usize,
+    /// Vocabulary.
+    #[arg(long, default_value_t = 2048)]
+    vocab: usize,
+    /// Tokens of a sequence.
+    #[arg(long, default_value_t = 256)]
+    context: usize,
+    /// Tokens of a step.
+    #[arg(long, default_value_t = 8192)]
+    batch_tokens: usize,
+    /// Tokens that go through the model at a time.
+    #[arg(long, default_value_t = 2048)]
+    micro_tokens: usize,
+    /// Type of the operands of products: auto, f32 or bf16.
+    #[arg(long, default_value = "auto")]
+    dtype: String,
+    /// Steps that are timed (two more warm up); the median counts.
+    #[arg(long, default_value_t = 10)]
+    steps: usize,
+    /// AdamW for all parameters, instead of Muon for the inner matrices.
+    #[arg(long)]
+    adamw: bool,
+}
+
+/// What `bench train` found.
+#[derive(Debug, Serialize)]
+pub struct BenchTrain {
+    /// Parameters of the model.
+    pub parameters: usize,
+    /// Type of the operands of products.
+    pub dtype: &'static str,
+    /// Instruction set.
+    pub isa: &'static str,
+    /// Threads.
+    pub threads: usize,
+    /// Median.
+    pub tokens_per_s: f64,
+    /// Median.
+    pub flops_per_s: f64,
+    /// What the machine can do in this type, measured in the same run.
+    pub peak_flops_per_s: f64,
+    /// Most memory that the process held.
+    pub peak_rss_bytes: u64,
+}
+
+/// Sequences of random tokens.
+struct Random {
+    rng: Rng,
+    context: usize,
+    vocab: u32,
+}
+
+impl Source for Random {
+    fn next(&mut self, rows: usize) -> Batch {
+        let sequences = (rows / self.context).max(1);
+        let n = sequences * self.context;
+        let mut ids = || (0..n).map(|_| self.rng.below(u64::from(self.vocab)) as u32).collect();
+        let (tokens, targets) = (ids(), ids());
+        let span = |i| Span { start: i * self.context, len: self.context };
+        Batch { tokens, targets, spans: (0..sequences).map(span).collect() }
+    }
+}
+
+/// Runs the benchmark. `Err` is a message about the arguments.
+pub fn train(args: &BenchTrainArgs, threads: usize) -> Result<BenchTrain, String> {
+    if args.heads == 0 || !args.dim.is_multiple_of(args.heads) {
+        return Err(format!("--heads {} does not divide --dim {}", args.heads, args.dim));
+    }
+    let cpu = Arc::new(Cpu::new(threads));
+    let (products, peak) = match args.dtype.as_str() {
+        "auto" => peak::best_products(&cpu),
+        "f32" => (DType::F32, peak::f32_flops(&cpu)),
+        "bf16" => (DType::Bf16, peak::bf16_flops(&cpu)),
+        other => return Err(format!("--dtype {other}: one of auto, f32, bf16")),
+    };
+    let config = Config {
+        architectures: vec!["Qwen3ForCausalLM".into()],
+        model_type: "qwen3".into(),
+        vocab_size: args.vocab,
+        hidden_size: args.dim,
+        intermediate_size: args.ffn,
+        num_hidden_layers: args.layers,
+        num_attention_heads: args.heads,
+        num_key_value_heads: args.heads,
+        head_dim: args.dim / args.heads,
+        max_position_embeddings: args.context,
+        rms_norm_eps: 1e-6,
+        rope_theta: 1e4,
+        tie_word_embeddings: true,
+        attention_bias: false,
+        hidden_act: "silu".into(),
+        bos_token_id: None,
+        eos_token_id: None,
+        torch_dtype: "float32".into(),
+    };
+    config.check().map_err(|e| e.to_string())?;
+    let parameters = initialise(&config, &Init::default(), 0);
+    let mut model = Transformer::new(config, parameters);
+    let mut settings = TrainConfig {
+        tokens: u64::MAX,
+        batch_tokens: args.batch_tokens,
+        micro_tokens: args.micro_tokens.max(args.context),
+        dtype: Precision::Auto,
+        ..TrainConfig::default()
+    };
+    settings.optimizer.muon = !args.adamw;
+    let count = model.parameters.count();
+    let mut source =
+        Random { rng: Rng::new(1), context: args.context, vocab: args.vocab as u32 };
+    let mut trainer = Trainer::new(cpu.clone(), &mut model, settings, products, peak);
+    let mut steps: Vec<_> = (0..args.steps + 2).map(|_| trainer.step(&mut source)).collect();
+    let mut steps = steps.split_off(2);
+    steps.sort_by(|a, b| a.tokens_per_s.total_cmp(&b.tokens_per_s));
+    let median = &steps[steps.len() / 2];
+    Ok(BenchTrain {
+        parameters: count,
+        dtype: if products == DType::F32 { "f32" } else { "bf16" },
+        isa: cpu.isa.name(),
+        threads,
+        tokens_per_s: median.tokens_per_s,
+        flops_per_s: median.share_of_peak * peak,
+        peak_flops_per_s: peak,
+        peak_rss_bytes: crate::progress::peak_rss_bytes(),
+    })
+}
