@@ -121,6 +121,7 @@ impl Product {
     /// A tile whose accumulators stay in registers: a triangle where rows begin one after the
     /// other, the k that all share, a triangle where rows end one after the other.
     #[inline(always)]
+    #[allow(unused_assignments)] // a and b after the last step
     unsafe fn tile<S: Simd, const R: usize, const V: usize>(&self, row: usize, vector: usize) {
         // SAFETY: the caller's promise.
         unsafe {
