@@ -8,6 +8,7 @@ mod engine;
 mod prefix;
 mod stop;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -70,6 +71,9 @@ pub enum GenerateError {
     /// The engine's thread could not be started.
     #[error("the generator's thread could not be started: {0}")]
     Thread(#[from] std::io::Error),
+    /// Whoever watched had enough.
+    #[error("cancelled")]
+    Cancelled,
     /// The engine ended before the answer did.
     #[error("the generator has stopped")]
     Stopped,
@@ -309,15 +313,31 @@ impl Events {
     /// # Errors
     /// Why there is none.
     pub fn wait(self) -> Result<Completion, GenerateError> {
+        self.watch(&mut |_, _| ControlFlow::Continue(()))
+    }
+
+    /// Waits for the whole answer; `watch` sees each token's id (none with the last text) and the
+    /// text that comes with it, and can cancel.
+    ///
+    /// # Errors
+    /// Why there is none; [`GenerateError::Cancelled`].
+    pub fn watch(
+        self,
+        watch: &mut dyn FnMut(Option<u32>, &str) -> ControlFlow<()>,
+    ) -> Result<Completion, GenerateError> {
         let (mut tokens, mut text, mut logprobs) = (Vec::new(), String::new(), Vec::new());
         for event in self {
             match event {
                 Event::Token(token) => {
+                    if watch(Some(token.id), &token.text).is_break() {
+                        return Err(GenerateError::Cancelled);
+                    }
                     tokens.push(token.id);
                     text.push_str(&token.text);
                     logprobs.extend(token.logprobs);
                 }
                 Event::Done(Done { text: rest, reason, usage }) => {
+                    let _ = watch(None, &rest); // too late to cancel
                     text.push_str(&rest);
                     return Ok(Completion { tokens, text, logprobs, reason, usage });
                 }

@@ -11,7 +11,7 @@
 use model::message::{Message, Role, ToolCall};
 use model::template::Piece;
 
-const OPEN: &str = "<tool_call>";
+pub(crate) const OPEN: &str = "<tool_call>";
 const CLOSE: &str = "</tool_call>";
 
 /// What the model said, as a message. A call that can't be read (no JSON object with a name, not

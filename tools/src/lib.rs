@@ -3,6 +3,7 @@
 //! What a tool returns is text for the model, errors too: it can try again. Results are untrusted
 //! and never become special tokens (the chat template shields them).
 
+pub mod assistant;
 pub mod calculator;
 pub mod hermes;
 
