@@ -34,7 +34,7 @@ impl Stream {
     /// Cuts up the stream; `None` if it is too narrow for it, or has too few layers.
     pub(crate) fn new(c: &Config, rng: &mut Rng) -> Option<Stream> {
         let (d, hd) = (c.hidden_size, c.head_dim);
-        if d < 3 * hd + 1 || c.num_hidden_layers < 2 {
+        if d < 2 * hd || c.num_hidden_layers < 2 {
             return None;
         }
         // Gram–Schmidt on random vectors.
