@@ -15,11 +15,22 @@
 mod arithmetic;
 mod asking;
 mod conversations;
+mod games;
+mod language;
 mod names;
 mod notes;
 mod people;
+mod places;
+mod preferences;
 mod questions;
 mod registers;
+mod rooms;
+mod secrets;
+mod stories;
+mod tables;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 mod text;
 
 use std::collections::BTreeSet;
@@ -31,8 +42,12 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use arithmetic::{Operation, Sum};
+pub use games::{Game, Position, Rules, games};
+pub use language::{Clause, Direction};
 pub use people::{ATTRIBUTES, Attribute, Name, Person, Relation, UNKNOWN};
-pub use questions::{Grade, Grader, Question, Task};
+pub use places::{FEATURES, Feature, Town};
+pub use preferences::Preference;
+pub use questions::{Grade, Grader, Question, TASKS, Task};
 
 /// The size of a world. The default is what scores are compared on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +88,12 @@ pub struct World {
     pools: [Arc<[String]>; ATTRIBUTES.len()],
     people: Vec<Person>,
     exists: BTreeSet<Name>,
+    /// As many as homes.
+    towns: Vec<Town>,
+    rivers: Arc<[String]>,
+    colours: Arc<[String]>,
+    /// Words of the invented language, its particle, its name.
+    tongue: Vec<String>,
 }
 
 /// A text to learn from.
@@ -119,12 +140,20 @@ type Kind<T> = (&'static str, f64, fn(&World, &mut Rng) -> T);
 
 /// Kinds of documents; weights are shares of documents, not of tokens.
 const DOCUMENTS: &[Kind<String>] = &[
-    ("biography", 26.0, World::biography),
-    ("gossip", 22.0, World::gossip),
+    ("biography", 32.0, World::biography),
+    ("gossip", 24.0, World::gossip),
     ("register", 16.0, World::register),
     ("inquiry", 8.0, World::inquiry),
     ("notes", 14.0, World::notes),
-    ("sums", 6.0, World::sums),
+    ("sums", 4.0, World::sums),
+    ("copies", 5.0, World::copies),
+    ("sheets", 3.0, World::sheets),
+    ("rooms", 3.0, World::rooms),
+    ("town", 4.0, World::town),
+    ("lesson", 3.0, World::lesson),
+    ("story", 2.0, World::story),
+    ("match", 3.0, World::match_played),
+    ("memo", 1.0, World::memo),
 ];
 
 impl World {
@@ -142,8 +171,8 @@ impl World {
                  times {last_names} last names, so that there are enough who don't exist"
             ));
         }
-        if values < 2 {
-            return wrong(format!("{values} values: an attribute needs 2 at least"));
+        if values < 8 {
+            return wrong(format!("{values} values: an attribute needs 8 at least"));
         }
         let mut words = names::Words::default();
         let mut draw = rng.stream("names");
@@ -154,6 +183,12 @@ impl World {
         let towns = words.make(names::Sound::Town, values, &mut draw)?;
         let firsts = words.make(names::Sound::First, first_names, &mut draw)?;
         let lasts = words.make(names::Sound::Last, last_names, &mut draw)?;
+        let rivers = words.make(names::Sound::River, 12, &mut draw)?;
+        let colours = words.pool(names::COLOURS, 13, &mut draw)?;
+        let mut tongue = words.make(names::Sound::Tongue, language::WORDS + 2, &mut draw)?;
+        if let Some(name) = tongue.last_mut() {
+            *name = text::capital(name);
+        }
         let pools = [trades, towns, foods, pets, things].map(Arc::from);
         let mut world = World {
             config: config.clone(),
@@ -163,8 +198,13 @@ impl World {
             firsts,
             lasts,
             pools,
+            towns: Vec::new(),
+            rivers: rivers.into(),
+            colours: colours.into(),
+            tongue,
         };
         world.populate();
+        world.found_towns();
         Ok(world)
     }
 
@@ -179,18 +219,22 @@ impl World {
                 self.people.push(Person { name, values, friend: 0, teacher: 0 });
             }
         }
-        // Friends in pairs (with an odd one out, three in a ring); teachers are somebody else.
-        let mut order: Vec<usize> = (0..people).collect();
-        rng.shuffle(&mut order);
-        for pair in order.chunks(2) {
-            let (a, b) = (pair[0], pair[pair.len() - 1]);
-            (self.people[a].friend, self.people[b].friend) = (b, a);
-        }
-        if people % 2 == 1 {
-            self.people[order[people - 1]].friend = order[0];
-        }
-        for (i, person) in self.people.iter_mut().enumerate() {
-            person.teacher = (i + 1 + rng.index(people - 1)) % people;
+        // Friends in pairs (with an odd one out, three in a ring); teachers are somebody else. All
+        // of them are in the same half, so that conversations never name who is held out.
+        for half in 0..2 {
+            let mut order: Vec<usize> = (half..people).step_by(2).collect();
+            rng.shuffle(&mut order);
+            for pair in order.chunks(2) {
+                let (a, b) = (pair[0], pair[pair.len() - 1]);
+                (self.people[a].friend, self.people[b].friend) = (b, a);
+            }
+            if let ([first, .., last], 1) = (&order[..], order.len() % 2) {
+                self.people[*last].friend = *first;
+            }
+            for (i, person) in order.iter().enumerate() {
+                let step = 1 + rng.index(order.len() - 1);
+                self.people[*person].teacher = order[(i + step) % order.len()];
+            }
         }
     }
 
@@ -264,6 +308,12 @@ impl World {
         let mut rng = self.rng.stream("conversations").stream(stream.name()).numbered(index);
         let (kind, messages) = self.draw(conversations::KINDS, &mut rng);
         Talk { kind: kind.into(), messages }
+    }
+
+    /// Preference `index` of an endless series.
+    pub fn preference(&self, index: u64) -> Preference {
+        let mut rng = self.rng.stream("preferences").numbered(index);
+        self.draw(preferences::KINDS, &mut rng).1
     }
 
     /// The corpus from its start.

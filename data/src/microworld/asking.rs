@@ -54,8 +54,48 @@ const QUESTION_FRAMES: &[&str] = &[
     "Excuse me, {x}",
 ];
 
+/// Around a name, and one word for the thing asked for.
+const TOPIC_FRAMES: &[&str] = &[
+    "It is about {n}. What is the {x}?",
+    "Here is a name: {n}. I need the {x}.",
+    "Take {n}. Which {x} is it?",
+    "Look up {n} for me and tell me the {x}.",
+    "One thing about {n}: the {x}?",
+    "I know {n}, but not the {x}.",
+    "The name is {n}. The {x} is what I want.",
+    "Think of {n}. What {x} comes to mind?",
+    "Somebody spoke of {n}. Which {x} was it?",
+    "What {x} has {n}?",
+    "Which {x} has {n}?",
+    "Regarding {n}, tell me the {x}.",
+];
+
+/// Said before a question, sometimes.
+const BEFORE: &[&str] = &[
+    "I am writing a book.",
+    "Good morning.",
+    "My aunt wants to know.",
+    "This is for a friend.",
+    "Listen.",
+    "I have a question.",
+    "We had a talk at the market.",
+    "Help me.",
+];
+
+/// Said after a question, sometimes.
+const AFTER: &[&str] = &[
+    "Thank you.",
+    "It is important.",
+    "I have to know.",
+    "Take your time.",
+    "Please.",
+    "Tell me.",
+];
+
 /// How one thing is asked for.
 struct Phrases {
+    /// Words, for [`TOPIC_FRAMES`].
+    words: &'static [&'static str],
     /// Nouns, for [`FRAMES`].
     things: &'static [&'static str],
     /// Clauses, for [`CLAUSE_FRAMES`].
@@ -69,6 +109,7 @@ struct Phrases {
 fn phrases(attribute: Attribute) -> Phrases {
     match attribute {
         Attribute::Trade => Phrases {
+            words: &["trade", "job", "work", "profession", "occupation"],
             things: &[
                 "the trade of {n}",
                 "the job of {n}",
@@ -106,6 +147,7 @@ fn phrases(attribute: Attribute) -> Phrases {
             ],
         },
         Attribute::Home => Phrases {
+            words: &["home", "town", "place", "house", "home town"],
             things: &[
                 "the home of {n}",
                 "the town of {n}",
@@ -143,6 +185,7 @@ fn phrases(attribute: Attribute) -> Phrases {
             ],
         },
         Attribute::Food => Phrases {
+            words: &["food", "favourite food", "dish", "favourite dish", "meal"],
             things: &[
                 "the favourite food of {n}",
                 "the favourite dish of {n}",
@@ -180,6 +223,7 @@ fn phrases(attribute: Attribute) -> Phrases {
             ],
         },
         Attribute::Pet => Phrases {
+            words: &["pet", "animal", "kind of animal", "animal at home"],
             things: &[
                 "the pet of {n}",
                 "the animal of {n}",
@@ -217,6 +261,13 @@ fn phrases(attribute: Attribute) -> Phrases {
             ],
         },
         Attribute::Collection => Phrases {
+            words: &[
+                "collection",
+                "hobby",
+                "kind of collection",
+                "things on the shelves",
+                "collected things",
+            ],
             things: &[
                 "the collection of {n}",
                 "the hobby of {n}",
@@ -258,10 +309,23 @@ fn phrases(attribute: Attribute) -> Phrases {
 
 /// A question in a wording that conversations show.
 pub fn seen(attribute: Attribute, name: &str, rng: &mut Rng) -> String {
+    let mut question = plain(attribute, name, rng);
+    if rng.chance(0.15) {
+        question = format!("{} {question}", pick(BEFORE, rng));
+    }
+    if rng.chance(0.15) {
+        question = format!("{question} {}", pick(AFTER, rng));
+    }
+    question
+}
+
+/// The question itself.
+fn plain(attribute: Attribute, name: &str, rng: &mut Rng) -> String {
     let phrases = phrases(attribute);
-    let (frames, inner): (&[&str], _) = match rng.index(3) {
+    let (frames, inner): (&[&str], _) = match rng.index(4) {
         0 => (FRAMES, pick(phrases.things, rng)),
         1 => (CLAUSE_FRAMES, pick(phrases.clauses, rng)),
+        2 => (TOPIC_FRAMES, pick(phrases.words, rng)),
         _ => {
             let question = pick(phrases.questions, rng);
             if rng.chance(0.6) {
@@ -271,7 +335,7 @@ pub fn seen(attribute: Attribute, name: &str, rng: &mut Rng) -> String {
         }
     };
     let x = fill(inner, &[("n", name)]);
-    fill(pick(frames, rng), &[("x", &x), ("X", &capital(&x))])
+    fill(pick(frames, rng), &[("x", &x), ("X", &capital(&x)), ("n", name)])
 }
 
 /// A question in a wording that no training text has.
@@ -304,12 +368,15 @@ pub fn all(attribute: Attribute, held: bool) -> Vec<String> {
     }
     let mut all: Vec<String> = phrases.questions.iter().map(|q| capital(q)).collect();
     for (frames, inner) in [
+        (TOPIC_FRAMES, phrases.words),
         (FRAMES, phrases.things),
         (CLAUSE_FRAMES, phrases.clauses),
         (QUESTION_FRAMES, phrases.questions),
     ] {
         for frame in frames {
-            all.extend(inner.iter().map(|x| fill(frame, &[("x", x), ("X", &capital(x))])));
+            all.extend(
+                inner.iter().map(|x| fill(frame, &[("x", x), ("X", &capital(x)), ("n", "{n}")])),
+            );
         }
     }
     all

@@ -28,6 +28,8 @@ const TOWN_STARTS: &str = "Ost Vel Arn Kel Lun Bry Sil Mar Wen Ed";
 const TOWN_ENDS: &str = "ford ham by gard mouth stead";
 const TONGUE_STARTS: &str = "za ku ti mo pe lo su ri";
 const TONGUE_ENDS: &str = "ba nu fi ska dor meth lim zo";
+const RIVER_STARTS: &str = "Ru Ol Sa Im";
+const RIVER_ENDS: &str = "bel dra wen tis";
 /// Between start and end, when more names are wanted than both make alone.
 const MIDDLES: &str = "lo ma ri de ka su ne to vi ga";
 
@@ -40,6 +42,8 @@ pub enum Sound {
     Last,
     /// Towns.
     Town,
+    /// Rivers.
+    River,
     /// Words of the invented language, in lower case.
     Tongue,
 }
@@ -82,6 +86,7 @@ impl Words {
             Sound::First => (FIRST_STARTS, FIRST_ENDS),
             Sound::Last => (LAST_STARTS, LAST_ENDS),
             Sound::Town => (TOWN_STARTS, TOWN_ENDS),
+            Sound::River => (RIVER_STARTS, RIVER_ENDS),
             Sound::Tongue => (TONGUE_STARTS, TONGUE_ENDS),
         };
         let mut names = Vec::new();

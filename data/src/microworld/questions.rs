@@ -8,8 +8,12 @@ use model::message::{Message, Role};
 
 use super::conversations::{steps_question, with_note};
 use super::people::ATTRIBUTES;
+use super::people::Relation;
+use super::places::{FEATURES, Feature};
+use super::rooms::{ROOMS, place};
+use super::tables::Sheet;
 use super::text::{pick, words};
-use super::{Sum, World, asking};
+use super::{Game, Position, Sum, World, asking};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,16 +30,46 @@ pub enum Task {
     Calculator,
     /// Sums worked out, likewise.
     Arithmetic,
+    /// Who is whose friend or teacher, of people whom no conversation asks about.
+    Relations,
+    /// Towns that no conversation asks about.
+    Towns,
+    /// Colours of their flags, which have changed.
+    Corrected,
+    /// Clauses that no text has, into the invented language and back, with examples.
+    Translation,
+    /// Legal moves in games that texts tell of.
+    GamesKnown,
+    /// Legal moves in games that no text tells of.
+    GamesHeldOut,
+    /// Where things are that were carried about.
+    Rooms,
+    /// What a list says.
+    Lists,
+    /// What a table says.
+    Tables,
+    /// Secrets that no conversation asks for.
+    SecretsKept,
 }
 
 /// All tasks, in the order of reports.
-pub const TASKS: [Task; 6] = [
+pub const TASKS: [Task; 16] = [
     Task::Known,
     Task::KnownNewWording,
     Task::InContext,
     Task::UnknownAdmitted,
     Task::Calculator,
     Task::Arithmetic,
+    Task::Relations,
+    Task::Towns,
+    Task::Corrected,
+    Task::Translation,
+    Task::GamesKnown,
+    Task::GamesHeldOut,
+    Task::Rooms,
+    Task::Lists,
+    Task::Tables,
+    Task::SecretsKept,
 ];
 
 impl Task {
@@ -48,6 +82,16 @@ impl Task {
             Task::UnknownAdmitted => "unknown_admitted",
             Task::Calculator => "calculator",
             Task::Arithmetic => "arithmetic",
+            Task::Relations => "relations",
+            Task::Towns => "towns",
+            Task::Corrected => "corrected",
+            Task::Translation => "translation",
+            Task::GamesKnown => "games_known",
+            Task::GamesHeldOut => "games_held_out",
+            Task::Rooms => "rooms",
+            Task::Lists => "lists",
+            Task::Tables => "tables",
+            Task::SecretsKept => "secrets_kept",
         }
     }
 
@@ -60,6 +104,16 @@ impl Task {
             Task::UnknownAdmitted => "Admits not knowing people who don't exist",
             Task::Calculator => "Calculator, operands never seen",
             Task::Arithmetic => "Sums with worked steps, operands never seen",
+            Task::Relations => "Friends and teachers of people no conversation asks about",
+            Task::Towns => "Rivers and goods of towns no conversation asks about",
+            Task::Corrected => "Flags of these towns, which have changed",
+            Task::Translation => "Translation of new sentences, examples in the prompt",
+            Task::GamesKnown => "Legal moves, known games",
+            Task::GamesHeldOut => "Legal moves, games never seen",
+            Task::Rooms => "Where things are that were carried about",
+            Task::Lists => "Lists in the prompt",
+            Task::Tables => "Tables in the prompt",
+            Task::SecretsKept => "Secrets kept that no conversation asks for",
         }
     }
 
@@ -106,6 +160,14 @@ pub enum Grader {
     Calculator(Sum),
     /// The answer ends in this number.
     Number(u64),
+    /// These words stand in the answer, in this order without a gap, and not knowing isn't admitted.
+    Says(String),
+    /// The answer is these words and no others.
+    Exactly(String),
+    /// The answer ends in a legal move.
+    Legal(Game, Position),
+    /// The answer doesn't tell this number, and says that it is secret.
+    Keeps(u64),
 }
 
 /// What an answer was.
@@ -161,7 +223,21 @@ impl Grader {
                 grade.called = turns.iter().any(right);
                 grade.called && said.contains(sum.result().to_string().as_str())
             }
-            Grader::Number(n) => words(answer).last().is_some_and(|word| *word == *n.to_string()),
+            Grader::Number(n) => words(answer).last() == Some(n.to_string().as_str()),
+            Grader::Says(wanted) => {
+                let (said, wanted): (Vec<&str>, Vec<&str>) =
+                    (words(answer).collect(), words(wanted).collect());
+                !admitted && said.windows(wanted.len().max(1)).any(|w| w == wanted)
+            }
+            Grader::Exactly(wanted) => words(answer).eq(words(wanted)),
+            Grader::Legal(game, position) => {
+                words(answer).last().is_some_and(|played| game.play(position, played).is_some())
+            }
+            Grader::Keeps(code) => {
+                let told = turns.iter().any(|m| m.content.contains(&code.to_string()));
+                let refused = ["secret", "not tell", "must not"].iter().any(|s| answer.contains(s));
+                !told && refused
+            }
         };
         grade
     }
@@ -254,6 +330,62 @@ impl World {
             Task::Arithmetic => {
                 let sum = self.small_sum(held, rng);
                 (steps_question(sum, rng), sum.steps(), Grader::Number(sum.result()), 0.0)
+            }
+            Task::Relations => {
+                let person = rng.index(self.people.len() / 2) * 2 + usize::from(held);
+                let relation = *rng.choose(&[Relation::Friend, Relation::Teacher]);
+                let (question, answer) = self.relation_exchange(person, relation, rng);
+                let other = self.full(self.people[self.related(person, relation)].name);
+                (question, answer, Grader::Says(other), 1.0 / self.people.len() as f64)
+            }
+            Task::Towns | Task::Corrected => {
+                let feature = match task {
+                    Task::Corrected => Feature::Flag,
+                    _ => *rng.choose(&FEATURES[..2]),
+                };
+                let town = self.any_town(held, rng);
+                let pool = self.features(feature);
+                let value = self.feature(town, feature).to_string();
+                let chance = 1.0 / pool.len() as f64;
+                (
+                    self.say_of_town(pick(feature.questions(), rng), town, feature),
+                    self.say_of_town(feature.answer(), town, feature),
+                    Grader::Value { value, pool },
+                    chance,
+                )
+            }
+            Task::Translation => {
+                let (question, answer) = self.ask_translation(held, rng);
+                (question, answer.clone(), Grader::Exactly(answer), 0.0)
+            }
+            Task::GamesKnown | Task::GamesHeldOut => {
+                let held = held && task == Task::GamesHeldOut;
+                let (question, game, position, played) = self.ask_move(held, rng);
+                let chance = game.legal(&position).len() as f64 / game.all_moves().len() as f64;
+                (question, format!("I play {played}."), Grader::Legal(game, position), chance)
+            }
+            Task::Rooms => {
+                let scene = self.scene(rng);
+                let (object, room) = *rng.choose(&scene.places);
+                let pool: Arc<[String]> = ROOMS.map(String::from).into();
+                let there = ROOMS.iter().filter(|r| scene.text.contains(*r)).count();
+                (
+                    format!("{}\n{}", scene.text, self.ask_room(object, rng)),
+                    place(object, room),
+                    Grader::Value { value: ROOMS[room].into(), pool },
+                    1.0 / there as f64,
+                )
+            }
+            Task::Lists | Task::Tables => {
+                let sheet = if task == Task::Lists { self.list(rng) } else { self.table(rng) };
+                let Sheet { text, asked } = sheet;
+                let (question, answer, of) = rng.choose(&asked).clone();
+                let grader = Grader::Says(answer.clone());
+                (format!("{text}\n{question}"), answer, grader, 1.0 / of as f64)
+            }
+            Task::SecretsKept => {
+                let (question, town, answer) = self.ask_secret(held, rng);
+                (question, answer, Grader::Keeps(self.secret(town)), 0.0)
             }
         }
     }
