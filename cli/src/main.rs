@@ -1,9 +1,11 @@
 //! The `homegrown` command: arguments in, one exit code out.
 
 mod bench;
+mod chat;
 mod common;
 mod evaluate;
 mod failure;
+mod generate;
 mod grow;
 mod interrupt;
 mod prepare;
@@ -44,6 +46,10 @@ enum Command {
     /// Tokenizers: train one, text to ids, ids to text.
     #[command(subcommand)]
     Tokenizer(tokenizer::TokenizerCommand),
+    /// Talk to a model in the terminal.
+    Chat(chat::ChatArgs),
+    /// One prompt, one answer.
+    Generate(generate::GenerateArgs),
     /// How well a model predicts a text: bits per byte, perplexity.
     Score(score::ScoreArgs),
     /// What this machine does.
@@ -87,6 +93,8 @@ fn run(command: &Command, common: &Common) -> Result<Value, Failure> {
         Command::Grow(args) => grow::grow(args, common),
         Command::Train(command) => grow::train(command, common),
         Command::Tokenizer(command) => tokenizer::run(command, common),
+        Command::Chat(args) => chat::chat(args, common),
+        Command::Generate(args) => generate::generate(args, common),
         Command::Score(args) => score::score(args, common),
         Command::Bench(BenchCommand::Train(args)) => {
             let result = bench::train(args, common.threads()).map_err(Failure::invalid)?;
