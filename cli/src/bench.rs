@@ -7,11 +7,11 @@ use compute::cpu::peak;
 use compute::rng::Rng;
 use compute::tensor::DType;
 use compute::{Cpu, Span};
+use data::batches::Batch;
 use model::config::Config;
 use model::init::{Init, initialise};
 use model::transformer::Transformer;
 use serde::Serialize;
-use data::batches::Batch;
 use train::{Precision, Source, TrainConfig, Trainer};
 
 /// Measures training steps of a model of a given shape on random tokens.
@@ -135,8 +135,7 @@ pub fn train(args: &BenchTrainArgs, threads: usize) -> Result<BenchTrain, String
     };
     settings.optimizer.muon = !args.adamw;
     let count = model.parameters.count();
-    let mut source =
-        Random { rng: Rng::new(1), context: args.context, vocab: args.vocab as u32 };
+    let mut source = Random { rng: Rng::new(1), context: args.context, vocab: args.vocab as u32 };
     let mut trainer = Trainer::new(cpu.clone(), &mut model, settings, products, peak);
     let mut steps: Vec<_> = (0..args.steps + 2).map(|_| trainer.step(&mut source)).collect();
     let mut steps = steps.split_off(2);

@@ -113,7 +113,7 @@ pub fn settings(recipe: &Recipe, chat: bool) -> TokenizerConfig {
         chat_template: chat.then(|| CHATML.to_string()),
         bos_token: None,
         eos_token: Some(if chat { END_OF_TURN } else { END_OF_TEXT }.to_string()),
-        add_bos_token: false,
+        add_bos_token: true,
         model_max_length: Some(recipe.model.context as u64),
     }
 }

@@ -2,7 +2,7 @@
 
 pub mod batches;
 pub mod encode;
-pub mod shards;
 pub mod jsonl;
 pub mod microworld;
+pub mod shards;
 pub mod text;
