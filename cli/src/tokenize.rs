@@ -111,7 +111,7 @@ pub fn settings(recipe: &Recipe, chat: bool) -> TokenizerConfig {
     TokenizerConfig {
         tokenizer_class: Some("Qwen2Tokenizer".into()),
         chat_template: chat.then(|| CHATML.to_string()),
-        bos_token: None,
+        bos_token: Some(END_OF_TEXT.into()),
         eos_token: Some(if chat { END_OF_TURN } else { END_OF_TEXT }.to_string()),
         add_bos_token: true,
         model_max_length: Some(recipe.model.context as u64),
