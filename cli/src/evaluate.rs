@@ -8,37 +8,26 @@ use compute::Cpu;
 use compute::tape::Workspace;
 use compute::tensor::DType;
 use data::jsonl;
-use eval::compress::{self, Compressors};
+use eval::compress;
+use eval::microworld::Asked;
 use eval::run::{HeldoutScore, HeldoutScores};
+use eval::speaker::Greedy;
 use eval::task::Results;
-use model::directory;
-use model::template::ChatTemplate;
-use model::tokenizer::Tokenizer;
-use model::transformer::Transformer;
+use model::directory::{self, Loaded};
+use model::generator::{Generator, Options};
 use serde_json::{Map, Value, json};
-use train::Sample;
 
 use crate::failure::Failure;
+use crate::interrupt;
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::stage::{Facts, Run, clear};
 use crate::tokenize::{Line, end_of_text};
 
-/// What a model writes while it is trained.
-type Sampler<'a> = Box<dyn FnMut(&Transformer, &mut Workspace) -> Vec<Sample> + 'a>;
-
-/// Samples of a model in training: beginnings of held-out documents, continued; or, with a
-/// template, questions.
-///
-/// # Errors
-/// What can't be read.
-pub fn sampler<'a>(
-    _run: &Run,
-    _tokenizer: &'a Tokenizer,
-    _template: Option<&'a ChatTemplate>,
-) -> Result<Sampler<'a>, Failure> {
-    Ok(Box::new(|_, _| Vec::new()))
-}
+/// Questions that are answered at a time.
+const SEQUENCES: usize = 64;
+/// Most tokens of an answer.
+const ANSWER_TOKENS: usize = 160;
 
 /// Writes `eval/`.
 ///
@@ -70,6 +59,9 @@ pub fn evaluate(
     }
     let scores = HeldoutScores { schema_version: eval::run::SCHEMA_VERSION, models };
     store::write_json(&run.path("eval/heldout.json"), &scores)?;
+    if !recipe.own_text() {
+        microworld(run, recipe, cpu, products, &mut progress)?;
+    }
     if recipe.eval.compressors {
         progress.set(0, "xz and zstd");
         let training = texts(run, "data/documents.jsonl")?;
@@ -79,6 +71,37 @@ pub fn evaluate(
     }
     drop(progress);
     Ok(Facts::new())
+}
+
+/// Puts the microworld's questions to the base model, with examples, and to the assistant.
+fn microworld(
+    run: &Run,
+    recipe: &Recipe,
+    cpu: &Arc<Cpu>,
+    products: DType,
+    progress: &mut Progress,
+) -> Result<(), Failure> {
+    let questions = crate::world::world(recipe)?.questions(recipe.eval.questions);
+    let mut results = Results { schema_version: eval::task::SCHEMA_VERSION, models: Vec::new() };
+    for (name, folder, asked) in
+        [("base", "base", Asked::FewShot), ("fine-tuned", "model", Asked::Chat)]
+    {
+        progress.set(0, &format!("{} questions to the {name} model", questions.len()));
+        let Loaded { transformer, tokenizer, template, .. } = directory::load(&run.path(folder))?;
+        let context = transformer.config().max_position_embeddings;
+        let options = Options { products, ..Options::new(transformer.config(), SEQUENCES) };
+        let tokenizer = Arc::new(tokenizer);
+        let generator =
+            Generator::start(Arc::new(transformer), tokenizer.clone(), cpu.clone(), options)?;
+        let template = template.as_ref();
+        let mut speaker = Greedy::new(&generator, &tokenizer, template, context, ANSWER_TOKENS);
+        results.models.push(eval::microworld::evaluate(&mut speaker, &questions, name, asked)?);
+        if interrupt::requested() {
+            return Err(Failure::interrupted("stopped in evaluate")
+                .hint("The same command does this stage again and goes on."));
+        }
+    }
+    Ok(store::write_json(&run.path("eval/microworld.json"), &results)?)
 }
 
 /// The texts of a file of documents.
@@ -108,36 +131,52 @@ pub fn scores(run: &Run) -> Result<Value, Failure> {
         bits.insert("xz".into(), sizes["xz"]["bits_per_byte"].clone());
         bits.insert("zstd".into(), sizes["zstd"]["bits_per_byte"].clone());
     }
-    let mut scores = Map::new();
     let results: Option<Results> = store::read_json(&run.path("eval/microworld.json")).ok();
-    if let Some(last) = results.as_ref().and_then(|r| r.models.last()) {
-        for score in &last.scores {
-            scores.insert(score.task.clone(), score.share.value.into());
-        }
-    }
+    let last = results.as_ref().and_then(|r| r.models.last());
+    let scores = last.map(|last| last.headline());
     Ok(json!({"bits_per_byte": bits, "scores": scores}))
 }
 
-/// Prints the scores of a run.
+/// Prints the scores of a run: a line a score, a column a model.
 ///
 /// # Errors
 /// What can't be read.
 pub fn table(run: &Run) -> Result<(), Failure> {
-    let value = scores(run)?;
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(["score", "value"]);
-    for (name, bits) in value["bits_per_byte"].as_object().into_iter().flatten() {
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    let results: Option<Results> = store::read_json(&run.path("eval/microworld.json")).ok();
+    let models = results.map(|r| r.models).unwrap_or_default();
+    let percent = |x: f64| format!("{:.1} %", x * 100.0);
+    if let Some(last) = models.last() {
+        let columns = models.iter().rev().map(|m| format!("{} ({})", m.model, m.asked));
+        let mut header = vec!["score".to_string()];
+        header.extend(columns);
+        header.push("chance".into());
+        table.set_header(header);
+        for score in &last.scores {
+            let mut row = vec![score.title.clone()];
+            row.extend(models.iter().rev().map(|m| match m.score(&score.task) {
+                Some(s) => {
+                    let (low, high) = (s.share.low * 100.0, s.share.high * 100.0);
+                    format!("{} ({low:.0}–{high:.0})", percent(s.share.value))
+                }
+                None => String::new(),
+            }));
+            row.push(score.chance.map(percent).unwrap_or_default());
+            table.add_row(row);
+        }
+    }
+    let bits = scores(run)?["bits_per_byte"].clone();
+    for (name, bits) in bits.as_object().into_iter().flatten() {
         let bits = bits.as_f64().unwrap_or(f64::NAN);
-        table.add_row([format!("bits per byte, {name}"), format!("{bits:.3}")]);
+        table.add_row([format!("Held-out bits per byte, {name}"), format!("{bits:.3}")]);
     }
-    for (name, share) in value["scores"].as_object().into_iter().flatten() {
-        let share = share.as_f64().unwrap_or(f64::NAN);
-        table.add_row([name.clone(), format!("{:.1} %", share * 100.0)]);
+    for i in 1..table.column_count() {
+        if let Some(column) = table.column_mut(i) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
-    if let Some(column) = table.column_mut(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    crate::common::say(&table.to_string());
+    crate::common::say(&table.trim_fmt());
     Ok(())
 }
 

@@ -109,6 +109,15 @@ store_or_invalid!(
 
 impl From<eval::Error> for Failure {
     fn from(error: eval::Error) -> Failure {
+        match error {
+            eval::Error::Setting(_) | eval::Error::Nothing(_) => Failure::invalid(error),
+            error => Failure::failed(error),
+        }
+    }
+}
+
+impl From<model::generator::GenerateError> for Failure {
+    fn from(error: model::generator::GenerateError) -> Failure {
         Failure::failed(error)
     }
 }

@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use clap::{Args, Subcommand, ValueEnum};
 use compute::Cpu;
-use compute::tape::Workspace;
 use compute::tensor::DType;
 use data::batches::{Loader, LossOn};
 use data::encode::{END_OF_TEXT, END_OF_TURN};
@@ -16,11 +15,12 @@ use eval::run as shown;
 use model::config::Config;
 use model::directory;
 use model::init::initialise;
+use model::template::{CHATML, ChatTemplate};
 use model::tokenizer::Tokenizer;
 use model::transformer::Transformer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use train::{Precision, Sample, TrainConfig};
+use train::Precision;
 
 use crate::common::{Common, products};
 use crate::evaluate;
@@ -28,6 +28,7 @@ use crate::failure::Failure;
 use crate::prepare::{self, Source};
 use crate::progress::{Progress, count, peak_rss_bytes};
 use crate::recipe::{DOCS, Recipe};
+use crate::samples::Samples;
 use crate::stage::{Facts, Run, Stage, clear};
 use crate::tokenize;
 use crate::training::{self, Job};
@@ -381,7 +382,7 @@ impl Grow {
                 "context": recipe.model.context,
                 "validation_bytes": recipe.eval.validation_bytes,
                 "special": tokenize::special(),
-                "chat_template": store::hash_bytes(model::template::CHATML.as_bytes()),
+                "chat_template": store::hash_bytes(CHATML.as_bytes()),
             }),
             reads: &[
                 "data/documents.jsonl",
@@ -431,16 +432,11 @@ impl Grow {
             let rows = recipe.pretrain.micro_tokens;
             let validation =
                 training::validation(&*open("validation")?, recipe.model.context, rows);
-            let mut sampler = evaluate::sampler(run, &tokenizer, None)?;
+            let template = template(&tokenizer)?;
+            let samples = Samples::new(run, &tokenizer, talks.then_some(&template))?;
             let config = &recipe.pretrain;
-            let job = Job {
-                name: "pretrain",
-                config,
-                products,
-                loader,
-                validation,
-                sampler: &mut *sampler,
-            };
+            let job =
+                Job { name: "pretrain", config, products, loader, validation, samples: &samples };
             let facts = training::train(run, key, cpu, &mut model, job)?;
             save(run, "base", &model, &tokenizer, recipe, false)?;
             Ok(facts)
@@ -486,20 +482,10 @@ impl Grow {
             let rows = recipe.finetune.micro_tokens;
             let validation =
                 training::validation(&*open("validation")?, recipe.model.context, rows);
-            let template = model::template::ChatTemplate::new(
-                model::template::CHATML,
-                data::encode::special_tokens(&tokenizer),
-            )?;
-            let mut sampler = evaluate::sampler(run, &tokenizer, Some(&template))?;
+            let samples = Samples::new(run, &tokenizer, Some(&template(&tokenizer)?))?;
             let config = &recipe.finetune;
-            let job = Job {
-                name: "finetune",
-                config,
-                products,
-                loader,
-                validation,
-                sampler: &mut *sampler,
-            };
+            let job =
+                Job { name: "finetune", config, products, loader, validation, samples: &samples };
             let facts = training::train(run, key, cpu, &mut model, job)?;
             save(run, "model", &model, &tokenizer, recipe, true)?;
             Ok(facts)
@@ -552,9 +538,9 @@ impl Grow {
     }
 
     /// The run's tokenizer and its hash.
-    fn tokenizer(&self) -> Result<(Tokenizer, store::Hash), Failure> {
+    fn tokenizer(&self) -> Result<(Arc<Tokenizer>, store::Hash), Failure> {
         let json = store::read_text(&self.run.path("tokenizer/tokenizer.json"))?;
-        Ok((Tokenizer::from_json(&json)?, store::hash_bytes(json.as_bytes())))
+        Ok((Arc::new(Tokenizer::from_json(&json)?), store::hash_bytes(json.as_bytes())))
     }
 
     /// What `--json` prints.
@@ -598,6 +584,11 @@ impl Grow {
         }
         evaluate::floors(&self.recipe.floors, value)
     }
+}
+
+/// The chat template of models that are grown here.
+fn template(tokenizer: &Tokenizer) -> Result<ChatTemplate, Failure> {
+    Ok(ChatTemplate::new(CHATML, data::encode::special_tokens(tokenizer))?)
 }
 
 /// Writes a model directory anew.

@@ -11,6 +11,7 @@ mod interrupt;
 mod prepare;
 mod progress;
 mod recipe;
+mod samples;
 mod score;
 mod stage;
 mod tokenize;

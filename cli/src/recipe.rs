@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
 
 use data::microworld::WorldConfig;
 use model::config::Config;
@@ -167,14 +166,6 @@ impl Recipe {
         })?;
         recipe.check(&origins)?;
         Ok(recipe)
-    }
-
-    /// Reads a recipe that was resolved before.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn read(path: &Path) -> Result<Recipe, Failure> {
-        Recipe::resolve(Some((&path.display().to_string(), &store::read_text(path)?)), &[])
     }
 
     /// The text of a recipe file with all settings.

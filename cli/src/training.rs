@@ -24,6 +24,7 @@ use train::{Metric, Observer, Sample, Source, Summary, TrainConfig, Trainer, Val
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::progress::{Progress, count};
+use crate::samples::Samples;
 use crate::stage::{Facts, Run, clear};
 
 /// Time between checkpoints.
@@ -42,7 +43,7 @@ pub struct Job<'a> {
     /// Held-out text to measure on.
     pub validation: Validation,
     /// What the model writes as it is.
-    pub sampler: &'a mut dyn FnMut(&Transformer, &mut Workspace) -> Vec<Sample>,
+    pub samples: &'a Samples,
 }
 
 /// Trains a model; returns the facts of the stage. A checkpoint that an earlier, interrupted call
@@ -57,13 +58,13 @@ pub fn train(
     model: &mut Transformer,
     job: Job<'_>,
 ) -> Result<Facts, Failure> {
-    let Job { name, config, products, mut loader, validation, sampler } = job;
+    let Job { name, config, products, mut loader, validation, samples } = job;
     let folder = run.path(name);
     let saved = folder.join("checkpoint.safetensors");
     let mut trainer = Trainer::new(cpu.clone(), model, config.clone(), products.0, products.1);
     let state =
         checkpoint::load(&saved, key, &mut trainer.model.parameters, &mut trainer.optimizer)?;
-    let mut watch = Watch::new(name, config.tokens, &folder, sampler)?;
+    let mut watch = Watch::new(name, config.tokens, &folder, samples)?;
     if let Some(state) = state {
         watch.resume(&state)?;
         trainer.tokens = state.tokens;
@@ -132,7 +133,7 @@ struct Watch<'a> {
     /// The first error of writing metrics.
     error: Option<std::io::Error>,
     progress: Progress,
-    sampler: &'a mut dyn FnMut(&Transformer, &mut Workspace) -> Vec<Sample>,
+    samples: &'a Samples,
     /// Seconds of training before this part of the run.
     seconds: f64,
     part: Instant,
@@ -144,7 +145,7 @@ impl<'a> Watch<'a> {
         name: &str,
         tokens: u64,
         folder: &Path,
-        sampler: &'a mut dyn FnMut(&Transformer, &mut Workspace) -> Vec<Sample>,
+        samples: &'a Samples,
     ) -> Result<Watch<'a>, Failure> {
         store::create_dir(folder)?;
         Ok(Watch {
@@ -152,7 +153,7 @@ impl<'a> Watch<'a> {
             metrics: None,
             error: None,
             progress: Progress::start(name, tokens),
-            sampler,
+            samples,
             seconds: 0.0,
             part: Instant::now(),
             heldout: None,
@@ -228,7 +229,7 @@ impl Observer for Watch<'_> {
     }
 
     fn samples(&mut self, model: &Transformer, ws: &mut Workspace) -> Vec<Sample> {
-        (self.sampler)(model, ws)
+        self.samples.write(model, ws)
     }
 
     fn stop(&mut self) -> bool {

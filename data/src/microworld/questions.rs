@@ -243,6 +243,15 @@ impl Grader {
     }
 }
 
+/// Units of text that examples and question may take together.
+const ROOM: usize = 200;
+
+/// Words, digits and signs: a little less than tokens.
+fn units(text: &str) -> usize {
+    let signs = text.chars().filter(|c| !c.is_alphabetic() && !c.is_whitespace()).count();
+    signs + text.split(|c: char| !c.is_alphabetic()).filter(|w| !w.is_empty()).count()
+}
+
 impl World {
     /// At most `most` questions of each task, the same ones each time.
     pub fn questions(&self, most: usize) -> Vec<Question> {
@@ -272,7 +281,11 @@ impl World {
         );
         let mut few_shot = String::new();
         for (prompt, answer, ..) in &examples {
-            few_shot += &format!("Question: {prompt}\nAnswer: {answer}\n\n");
+            let example = format!("Question: {prompt}\nAnswer: {answer}\n\n");
+            // Long ones are fewer, so that there is room in the context for the question.
+            if few_shot.is_empty() || units(&few_shot) + units(&example) + units(&prompt) <= ROOM {
+                few_shot += &example;
+            }
         }
         few_shot += &format!("Question: {prompt}\nAnswer:");
         Question { task, messages: vec![Message::user(prompt)], few_shot, expected, chance, grader }
