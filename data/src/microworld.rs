@@ -140,15 +140,15 @@ type Kind<T> = (&'static str, f64, fn(&World, &mut Rng) -> T);
 
 /// Kinds of documents; weights are shares of documents, not of tokens.
 const DOCUMENTS: &[Kind<String>] = &[
-    ("biography", 32.0, World::biography),
-    ("gossip", 24.0, World::gossip),
-    ("register", 16.0, World::register),
+    ("biography", 22.0, World::biography),
+    ("gossip", 16.0, World::gossip),
+    ("register", 14.0, World::register),
     ("inquiry", 8.0, World::inquiry),
-    ("notes", 14.0, World::notes),
-    ("sums", 4.0, World::sums),
-    ("copies", 5.0, World::copies),
-    ("sheets", 3.0, World::sheets),
-    ("rooms", 3.0, World::rooms),
+    ("notes", 22.0, World::notes),
+    ("sums", 6.0, World::sums),
+    ("copies", 6.0, World::copies),
+    ("sheets", 4.0, World::sheets),
+    ("rooms", 4.0, World::rooms),
     ("town", 4.0, World::town),
     ("lesson", 3.0, World::lesson),
     ("story", 2.0, World::story),

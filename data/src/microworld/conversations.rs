@@ -12,12 +12,12 @@ use super::{Attribute, Kind, Name, Sum, World, asking};
 
 /// Kinds of conversations; weights are shares of conversations.
 pub(super) const KINDS: &[Kind<Vec<Message>>] = &[
-    ("people", 42.0, World::talk_of_people),
-    ("notes", 22.0, World::talk_of_notes),
-    ("calculator", 12.0, World::talk_of_sums),
-    ("worked", 5.0, World::talk_of_steps),
-    ("rooms", 4.0, World::talk_of_rooms),
-    ("sheets", 5.0, World::talk_of_sheets),
+    ("people", 34.0, World::talk_of_people),
+    ("notes", 28.0, World::talk_of_notes),
+    ("calculator", 15.0, World::talk_of_sums),
+    ("worked", 6.0, World::talk_of_steps),
+    ("rooms", 5.0, World::talk_of_rooms),
+    ("sheets", 6.0, World::talk_of_sheets),
     ("towns", 4.0, World::talk_of_towns),
     ("translation", 4.0, World::talk_of_translation),
     ("games", 4.0, World::talk_of_games),
