@@ -125,7 +125,7 @@ fn held_out_people_are_in_documents_and_in_no_conversation() {
         asked.extend(names);
     }
     let mut told: BTreeMap<Name, usize> = BTreeMap::new();
-    for i in 0..6000 {
+    for i in 0..9000 {
         let names = names_in(&world, &world.document(Stream::Pretrain, i).text);
         assert!(names.iter().all(|n| world.exists(*n) || !world.reserved(*n)));
         names.into_iter().for_each(|name| *told.entry(name).or_default() += 1);
