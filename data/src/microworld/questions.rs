@@ -283,7 +283,7 @@ impl World {
         for (prompt, answer, ..) in &examples {
             let example = format!("Question: {prompt}\nAnswer: {answer}\n\n");
             // Long ones are fewer, so that there is room in the context for the question.
-            if few_shot.is_empty() || units(&few_shot) + units(&example) + units(&prompt) <= ROOM {
+            if few_shot.is_empty() || units(&few_shot) + units(&example) + units(prompt) <= ROOM {
                 few_shot += &example;
             }
         }
