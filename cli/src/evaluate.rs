@@ -73,7 +73,7 @@ pub fn evaluate(
     Ok(Facts::new())
 }
 
-/// Puts the microworld's questions to the base model, with examples, and to the assistant.
+/// Puts the microworld's questions to the assistant, and to the base model with examples.
 fn microworld(
     run: &Run,
     recipe: &Recipe,
@@ -84,7 +84,7 @@ fn microworld(
     let questions = crate::world::world(recipe)?.questions(recipe.eval.questions);
     let mut results = Results { schema_version: eval::task::SCHEMA_VERSION, models: Vec::new() };
     for (name, folder, asked) in
-        [("base", "base", Asked::FewShot), ("fine-tuned", "model", Asked::Chat)]
+        [("fine-tuned", "model", Asked::Chat), ("base", "base", Asked::FewShot)]
     {
         progress.set(0, &format!("{} questions to the {name} model", questions.len()));
         let Loaded { transformer, tokenizer, template, .. } = directory::load(&run.path(folder))?;
@@ -132,8 +132,8 @@ pub fn scores(run: &Run) -> Result<Value, Failure> {
         bits.insert("zstd".into(), sizes["zstd"]["bits_per_byte"].clone());
     }
     let results: Option<Results> = store::read_json(&run.path("eval/microworld.json")).ok();
-    let last = results.as_ref().and_then(|r| r.models.last());
-    let scores = last.map(|last| last.headline());
+    let first = results.as_ref().and_then(|r| r.models.first());
+    let scores = first.map(|first| first.headline());
     Ok(json!({"bits_per_byte": bits, "scores": scores}))
 }
 
@@ -147,15 +147,15 @@ pub fn table(run: &Run) -> Result<(), Failure> {
     let results: Option<Results> = store::read_json(&run.path("eval/microworld.json")).ok();
     let models = results.map(|r| r.models).unwrap_or_default();
     let percent = |x: f64| format!("{:.1} %", x * 100.0);
-    if let Some(last) = models.last() {
-        let columns = models.iter().rev().map(|m| format!("{} ({})", m.model, m.asked));
+    if let Some(first) = models.first() {
+        let columns = models.iter().map(|m| format!("{} ({})", m.model, m.asked));
         let mut header = vec!["score".to_string()];
         header.extend(columns);
         header.push("chance".into());
         table.set_header(header);
-        for score in &last.scores {
+        for score in &first.scores {
             let mut row = vec![score.title.clone()];
-            row.extend(models.iter().rev().map(|m| match m.score(&score.task) {
+            row.extend(models.iter().map(|m| match m.score(&score.task) {
                 Some(s) => {
                     let (low, high) = (s.share.low * 100.0, s.share.high * 100.0);
                     format!("{} ({low:.0}–{high:.0})", percent(s.share.value))
