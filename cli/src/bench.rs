@@ -137,7 +137,7 @@ pub fn train(args: &BenchTrainArgs, threads: usize) -> Result<BenchTrain, String
     let count = model.parameters.count();
     let mut source = Random { rng: Rng::new(1), context: args.context, vocab: args.vocab as u32 };
     let mut trainer = Trainer::new(cpu.clone(), &mut model, settings, products, peak);
-    let mut steps: Vec<_> = (0..args.steps + 2).map(|_| trainer.step(&mut source)).collect();
+    let mut steps: Vec<_> = (0..args.steps + 2).map(|_| trainer.step(&mut source).1).collect();
     let mut steps = steps.split_off(2);
     steps.sort_by(|a, b| a.tokens_per_s.total_cmp(&b.tokens_per_s));
     let median = &steps[steps.len() / 2];

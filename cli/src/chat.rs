@@ -186,6 +186,7 @@ impl Chat {
     /// Says something and shows the answer. After an error the conversation is as before.
     fn say(&mut self, text: &str) -> Result<(), Failure> {
         let (start, before) = (Instant::now(), self.usage);
+        let _graceful = interrupt::graceful();
         let result = if self.assistant.chats() { self.ask(text) } else { self.complete(text) };
         self.screen.end();
         interrupt::clear();

@@ -16,9 +16,9 @@ use eval::task::Results;
 use model::directory::{self, Loaded};
 use model::generator::{Generator, Options};
 use serde_json::{Map, Value, json};
+use store::Hash;
 
 use crate::failure::Failure;
-use crate::interrupt;
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::stage::{Facts, Run, clear};
@@ -29,19 +29,50 @@ const SEQUENCES: usize = 64;
 /// Most tokens of an answer.
 const ANSWER_TOKENS: usize = 160;
 
-/// Writes `eval/`.
+/// Writes `eval/`. What an earlier, stopped call with the same `key` has finished stays.
 ///
 /// # Errors
 /// What can't be read, scored or written.
 pub fn evaluate(
     run: &Run,
+    key: Hash,
     recipe: &Recipe,
     cpu: &Arc<Cpu>,
     products: DType,
 ) -> Result<Facts, Failure> {
-    clear(&run.path("eval"))?;
+    let of = run.path("eval/of.json");
+    if store::read_json::<Hash>(&of).ok() != Some(key) {
+        clear(&run.path("eval"))?;
+        store::write_json(&of, &key)?;
+    }
+    let to_do = |file: &str| !run.path(file).exists();
     let mut progress = Progress::start("evaluate", 0);
     let heldout = texts(run, "data/heldout.jsonl")?;
+    if to_do("eval/heldout.json") {
+        held_out(run, cpu, products, &heldout, &mut progress)?;
+    }
+    if !recipe.own_text() && to_do("eval/microworld.json") {
+        microworld(run, recipe, cpu, products, &mut progress)?;
+    }
+    if recipe.eval.compressors && to_do("eval/compressors.json") {
+        progress.set(0, "xz and zstd");
+        let training = texts(run, "data/documents.jsonl")?;
+        let join = |t: &[String]| compress::join(t.iter().map(String::as_str));
+        let sizes = compress::compare(&join(&training), &join(&heldout), cpu.pool.threads())?;
+        store::write_json(&run.path("eval/compressors.json"), &sizes)?;
+    }
+    drop(progress);
+    Ok(Facts::new())
+}
+
+/// Bits per byte of the held-out text, of each model.
+fn held_out(
+    run: &Run,
+    cpu: &Arc<Cpu>,
+    products: DType,
+    heldout: &[String],
+    progress: &mut Progress,
+) -> Result<(), Failure> {
     let bytes: usize = heldout.iter().map(String::len).sum();
     let mut models = Vec::new();
     for (name, folder) in [("base", "base"), ("fine-tuned", "model")] {
@@ -51,26 +82,14 @@ pub fn evaluate(
         progress.set(0, &format!("held-out text, {name} model"));
         let loaded = directory::load(&run.path(folder))?;
         let mut ws = Workspace::new(cpu.clone(), products);
-        let documents = loaded.tokenizer.encode_batch(&cpu.pool, &heldout);
+        let documents = loaded.tokenizer.encode_batch(&cpu.pool, heldout);
         let end = end_of_text(&loaded.tokenizer)?;
         let score =
             eval::score::heldout(&loaded.transformer, &mut ws, &documents, end, bytes as u64)?;
         models.push(HeldoutScore { model: name.into(), score });
     }
     let scores = HeldoutScores { schema_version: eval::run::SCHEMA_VERSION, models };
-    store::write_json(&run.path("eval/heldout.json"), &scores)?;
-    if !recipe.own_text() {
-        microworld(run, recipe, cpu, products, &mut progress)?;
-    }
-    if recipe.eval.compressors {
-        progress.set(0, "xz and zstd");
-        let training = texts(run, "data/documents.jsonl")?;
-        let join = |t: &[String]| compress::join(t.iter().map(String::as_str));
-        let sizes = compress::compare(&join(&training), &join(&heldout), cpu.pool.threads())?;
-        store::write_json(&run.path("eval/compressors.json"), &sizes)?;
-    }
-    drop(progress);
-    Ok(Facts::new())
+    Ok(store::write_json(&run.path("eval/heldout.json"), &scores)?)
 }
 
 /// Puts the microworld's questions to the assistant, and to the base model with examples.
@@ -96,10 +115,6 @@ fn microworld(
         let template = template.as_ref();
         let mut speaker = Greedy::new(&generator, &tokenizer, template, context, ANSWER_TOKENS);
         results.models.push(eval::microworld::evaluate(&mut speaker, &questions, name, asked)?);
-        if interrupt::requested() {
-            return Err(Failure::interrupted("stopped in evaluate")
-                .hint("The same command does this stage again and goes on."));
-        }
     }
     Ok(store::write_json(&run.path("eval/microworld.json"), &results)?)
 }

@@ -55,11 +55,14 @@ impl From<StoreError> for Failure {
                 ErrorKind::ReadOnlyFilesystem => Some("Choose another place with --out."),
                 _ => None,
             },
+            StoreError::Locked { .. } => {
+                Some("Wait until it has ended, or name another folder with --out.")
+            }
             StoreError::Damaged { .. } => None,
         };
         let invalid = match &error {
             StoreError::Io { action, .. } => matches!(*action, "read" | "map" | "list the folder"),
-            StoreError::Damaged { .. } => true,
+            StoreError::Damaged { .. } | StoreError::Locked { .. } => true,
         };
         let failure = if invalid { Failure::invalid(&error) } else { Failure::failed(&error) };
         Failure { hint: hint.map(String::from), ..failure }
@@ -112,6 +115,18 @@ impl From<eval::Error> for Failure {
         match error {
             eval::Error::Setting(_) | eval::Error::Nothing(_) => Failure::invalid(error),
             error => Failure::failed(error),
+        }
+    }
+}
+
+impl From<train::TrainError> for Failure {
+    fn from(error: train::TrainError) -> Failure {
+        use train::TrainError as Error;
+        match error {
+            Error::Checkpoint(error) => error.into(),
+            Error::Store(error) => error.into(),
+            Error::Loader(error) => error.into(),
+            Error::Diverged { .. } => Failure::failed(error),
         }
     }
 }

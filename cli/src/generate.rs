@@ -125,6 +125,7 @@ pub fn generate(args: &GenerateArgs, common: &Common) -> Result<Value, Failure> 
     };
     let tokenizer = assistant.tokenizer();
     let mut out = std::io::stdout();
+    let _graceful = interrupt::graceful();
     let events = assistant.submit(request).map_err(failure)?;
     let completion = events.watch(&mut |id, text| {
         if !common.json {

@@ -138,8 +138,10 @@ pub fn grow(args: &GrowArgs, common: &Common) -> Result<Value, Failure> {
     let root = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&name));
     let run = Run::open(&root)?;
     let cpu = common.cpu();
-    let mut grow = Grow { products: Default::default(), recipe, run, cpu, source };
-    grow.budget()?;
+    let path = run.path("choices.json");
+    let choices = if path.exists() { store::read_json(&path)? } else { Choices::default() };
+    let mut grow = Grow { products: Default::default(), recipe, run, cpu, source, choices };
+    grow.choose()?;
     grow.begin(common)?;
 
     let until = args.until.unwrap_or(StageName::Report);
@@ -193,10 +195,19 @@ fn settle(args: &GrowArgs, common: &Common) -> Result<(String, Recipe), Failure>
     Ok((name, recipe))
 }
 
-/// Token counts that minutes came to: `budget.json`.
-#[derive(Debug, Serialize, Deserialize)]
-struct Budget {
+/// What was measured once and stays as it was, so that the run is the same when it goes on:
+/// `choices.json`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Choices {
     schema_version: u32,
+    /// The type of operands that `dtype = "auto"` came to.
+    auto: Option<Precision>,
+    budget: Option<Budget>,
+}
+
+/// Token counts that minutes came to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Budget {
     minutes: f64,
     /// Tokens in the recipe, of pretraining and fine-tuning.
     recipe_tokens: [u64; 2],
@@ -211,6 +222,7 @@ struct Grow {
     run: Run,
     cpu: Arc<Cpu>,
     source: Source,
+    choices: Choices,
     /// By precision: measured once.
     products: BTreeMap<String, (DType, f64)>,
 }
@@ -218,8 +230,13 @@ struct Grow {
 impl Grow {
     /// The type of the operands of products and the peak in it.
     fn products(&mut self, precision: Precision) -> (DType, f64) {
+        let chosen = match (precision, self.choices.auto) {
+            (Precision::Auto, Some(chosen)) => chosen,
+            (precision, _) => precision,
+        };
         let cpu = &self.cpu;
-        *self.products.entry(format!("{precision:?}")).or_insert_with(|| products(cpu, precision))
+        let found = self.products.entry(format!("{chosen:?}"));
+        *found.or_insert_with(|| products(cpu, chosen))
     }
 
     /// Whether there are, or will be, conversations.
@@ -233,16 +250,33 @@ impl Grow {
         self.recipe.config(vocab_size, id(END_OF_TEXT), eos)
     }
 
-    /// Turns minutes into token counts, once.
-    fn budget(&mut self) -> Result<(), Failure> {
+    /// Measures what the recipe leaves to the machine, once.
+    fn choose(&mut self) -> Result<(), Failure> {
+        if self.choices.auto.is_none() {
+            self.choices.auto = Some(match self.products(Precision::Auto).0 {
+                DType::Bf16 => Precision::Bf16,
+                DType::F32 => Precision::F32,
+            });
+        }
+        self.budget();
+        self.choices.schema_version = 1;
+        // Without a recipe this is no run directory yet.
+        store::write_atomic(&self.run.path("recipe.toml"), self.recipe.to_toml().as_bytes())?;
+        Ok(store::write_json(&self.run.path("choices.json"), &self.choices)?)
+    }
+
+    /// Turns minutes into token counts.
+    fn budget(&mut self) {
         let minutes = std::mem::take(&mut self.recipe.minutes);
         if minutes == 0.0 {
-            return Ok(());
+            return;
         }
-        let path = self.run.path("budget.json");
         let recipe_tokens = [self.recipe.pretrain.tokens, self.recipe.finetune.tokens];
-        let known = store::read_json::<Budget>(&path).ok();
-        let known = known.filter(|b| b.minutes == minutes && b.recipe_tokens == recipe_tokens);
+        let known = self
+            .choices
+            .budget
+            .clone()
+            .filter(|b| b.minutes == minutes && b.recipe_tokens == recipe_tokens);
         let budget = match known {
             Some(budget) => budget,
             None => {
@@ -259,19 +293,16 @@ impl Grow {
                     "{speed:.0} tokens/s: {minutes} minutes are {} tokens of pretraining",
                     count(tokens[0])
                 ));
-                Budget { schema_version: 1, minutes, recipe_tokens, tokens_per_s: speed, tokens }
+                Budget { minutes, recipe_tokens, tokens_per_s: speed, tokens }
             }
         };
         [self.recipe.pretrain.tokens, self.recipe.finetune.tokens] = budget.tokens;
-        store::write_atomic(&self.run.path("recipe.toml"), self.recipe.to_toml().as_bytes())?;
-        Ok(store::write_json(&path, &budget)?)
+        self.choices.budget = Some(budget);
     }
 
-    /// Writes what the run is: `recipe.toml`, `run.json`.
+    /// Writes what the run is and where: `run.json`, `machine.json`.
     fn begin(&mut self, common: &Common) -> Result<(), Failure> {
-        let recipe = self.recipe.to_toml();
-        store::write_atomic(&self.run.path("recipe.toml"), recipe.as_bytes())?;
-        let (_, peak) = self.products(self.recipe.pretrain.dtype);
+        let (dtype, peak) = self.products(self.recipe.pretrain.dtype);
         let config = self.config(self.recipe.tokenizer.vocab_size, None, false);
         let parameters: usize =
             model::transformer::shapes(&config).iter().map(|s| s.1.iter().product::<usize>()).sum();
@@ -285,13 +316,11 @@ impl Grow {
         let command: Vec<String> = command.map(quote).collect();
         let about = shown::Run {
             schema_version: shown::SCHEMA_VERSION,
-            command: format!("homegrown {}", command.join(" ")),
+            // The recipe beside the report has every setting of this run.
+            command: "homegrown grow recipe.toml --out again".into(),
             version: env!("CARGO_PKG_VERSION").into(),
             seed: Some(self.recipe.seed),
-            cpu: cpu_name(),
-            isa: self.cpu.isa.name().into(),
-            threads: Some(common.threads() as u64),
-            peak_flops_per_s: Some(peak),
+            products: format!("{dtype:?}").to_lowercase(),
             source: match self.recipe.own_text() {
                 true => self.recipe.data.docs.join(", "),
                 false => format!("the microworld of seed {}", self.recipe.seed),
@@ -314,8 +343,17 @@ impl Grow {
                 vocabulary: config.vocab_size as u64,
                 context: config.max_position_embeddings as u64,
             }),
-            recipe,
+            recipe: self.recipe.to_toml(),
         };
+        let machine = shown::Machine {
+            schema_version: shown::SCHEMA_VERSION,
+            command: format!("homegrown {}", command.join(" ")),
+            cpu: cpu_name(),
+            isa: self.cpu.isa.name().into(),
+            threads: common.threads() as u64,
+            peak_flops_per_s: peak,
+        };
+        store::write_json(&self.run.path("machine.json"), &machine)?;
         eprintln!(
             "{:>10} {}: {} parameters, {} tokens, {} threads of {}",
             "grow",
@@ -413,7 +451,7 @@ impl Grow {
             }),
             reads: &["tokenizer", "shards"],
             inputs: BTreeMap::new(),
-            writes: &["base", "pretrain"],
+            writes: &["base", "pretrain/metrics.jsonl", "pretrain/checkpoints"],
         };
         run.stage(stage, |run, key| {
             let seed = recipe.seed;
@@ -460,7 +498,7 @@ impl Grow {
             }),
             reads: &["tokenizer", "shards", "base"],
             inputs: BTreeMap::new(),
-            writes: &["model", "finetune"],
+            writes: &["model", "finetune/metrics.jsonl", "finetune/checkpoints"],
         };
         run.stage(stage, |run, key| {
             let base = directory::load(&run.path("base"))?;
@@ -510,7 +548,7 @@ impl Grow {
             inputs: BTreeMap::new(),
             writes: &["eval"],
         };
-        run.stage(stage, |run, _| evaluate::evaluate(run, recipe, cpu, products.0)).map(drop)
+        run.stage(stage, |run, key| evaluate::evaluate(run, key, recipe, cpu, products.0)).map(drop)
     }
 
     fn report(&mut self) -> Result<(), Failure> {
@@ -534,7 +572,8 @@ impl Grow {
             eval::report::write(&run.root)?;
             Ok(Facts::new())
         };
-        self.run.stage(stage, work).map(drop)
+        self.run.stage(stage, work)?;
+        Ok(eval::report::write_costs(&self.run.root)?)
     }
 
     /// The run's tokenizer and its hash.

@@ -66,8 +66,8 @@ enum BenchCommand {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    interrupt::listen();
     let common = &arguments.common;
+    interrupt::listen(common.json);
     match common.check().and_then(|()| run(&arguments.command, common)) {
         Ok(value) => {
             if common.json {

@@ -3,15 +3,19 @@
 //!
 //! ```text
 //! recipe.toml            all settings, resolved
-//! run.json               command, version, machine, model
+//! run.json               version, seed, model
+//! machine.json           command, processor, threads: where it was last worked on
+//! choices.json           what was measured once and stays: type of operands, minutes as tokens
+//! lock                   who writes in it
 //! stages/NAME.json       what a stage was made from and what it made (store::Record)
 //! data/                  documents.jsonl, heldout.jsonl, conversations.jsonl … (prepare)
 //! tokenizer/             tokenizer.json, tokenizer_config.json                 (tokenize)
 //! shards/                documents/, conversations/, heldout/                  (tokenize)
-//! pretrain/, base/       metrics.jsonl, checkpoint/; the model                 (pretrain)
+//! pretrain/, base/       metrics.jsonl, timing.jsonl, checkpoints/; the model  (pretrain)
 //! finetune/, model/      the same                                              (finetune)
 //! eval/                  heldout.json, compressors.json, microworld.json       (evaluate)
 //! report.html, report.md                                                       (report)
+//! costs.html, costs.md   time and memory                                       (at the end)
 //! ```
 
 use std::collections::BTreeMap;
@@ -19,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::{Map, Value, json};
-use store::{Hash, Record, Stale};
+use store::{Hash, Lock, Record, Stale};
 
 use crate::failure::Failure;
 use crate::interrupt;
@@ -32,6 +36,8 @@ pub type Facts = Map<String, Value>;
 pub struct Run {
     /// Where it lies.
     pub root: PathBuf,
+    /// Nobody else writes in it.
+    _lock: Lock,
     /// Stages that are done, in order.
     records: Vec<Record>,
 }
@@ -51,10 +57,11 @@ pub struct Stage<'a> {
 }
 
 impl Run {
-    /// Opens a run directory, new or old.
+    /// Opens a run directory, new or old, for writing. What a killed program left half-written in
+    /// it is removed.
     ///
     /// # Errors
-    /// If it can't be made, or holds something that is no run.
+    /// If it can't be made, holds something that is no run, or another program writes in it.
     pub fn open(root: &Path) -> Result<Run, Failure> {
         let strange = |why: &str| {
             Failure::invalid(format!("{} {why}", root.display()))
@@ -66,10 +73,16 @@ impl Run {
         store::create_dir(root)?;
         let mut entries =
             std::fs::read_dir(root).map_err(store::StoreError::io("list the folder", root))?;
-        if entries.next().is_some() && !root.join("recipe.toml").is_file() {
+        // A run that was killed as it began has only its lock.
+        let begun =
+            |e: &std::fs::DirEntry| e.file_name() != "lock" && !store::atomic::half_written(e);
+        let listed = |e: std::io::Result<std::fs::DirEntry>| e.is_ok_and(|e| begun(&e));
+        if entries.any(listed) && !root.join("recipe.toml").is_file() {
             return Err(strange("holds something that is not a run: it has no recipe.toml"));
         }
-        Ok(Run { root: root.to_path_buf(), records: Vec::new() })
+        let lock = Lock::take(&root.join("lock"))?;
+        store::atomic::remove_half_written(root)?;
+        Ok(Run { root: root.to_path_buf(), _lock: lock, records: Vec::new() })
     }
 
     /// A path in it.
@@ -96,7 +109,7 @@ impl Run {
     /// and returns its facts; it writes all of the stage's outputs.
     ///
     /// # Errors
-    /// Those of `work`; [`Failure::interrupted`] before a stage, if Ctrl-C was pressed.
+    /// Those of `work`.
     pub fn stage(
         &mut self,
         stage: Stage<'_>,
@@ -114,9 +127,7 @@ impl Run {
                 record
             }
             Err(why) => {
-                if interrupt::requested() {
-                    return Err(Failure::interrupted(format!("stopped before {name}")));
-                }
+                interrupt::doing(name);
                 if why != Stale::New {
                     eprintln!("{name:>10} again: {why}");
                 }

@@ -2,10 +2,9 @@
 //! an end by Ctrl-C that loses nothing.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use compute::Cpu;
 use compute::rng::Rng;
@@ -16,19 +15,19 @@ use data::shards::Shards;
 use model::config::Config;
 use model::init::{Init, initialise};
 use model::transformer::Transformer;
+use serde::Serialize;
 use serde_json::{Value, json};
 use store::{Hash, StoreError};
-use train::checkpoint::{self, State};
-use train::{Metric, Observer, Sample, Source, Summary, TrainConfig, Trainer, Validation};
+use train::checkpoint::Checkpoints;
+use train::{
+    Metric, Observer, Sample, Source, Summary, Timing, TrainConfig, TrainError, Trainer, Validation,
+};
 
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::progress::{Progress, count};
 use crate::samples::Samples;
-use crate::stage::{Facts, Run, clear};
-
-/// Time between checkpoints.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
+use crate::stage::{Facts, Run};
 
 /// Training of one stage.
 pub struct Job<'a> {
@@ -46,8 +45,8 @@ pub struct Job<'a> {
     pub samples: &'a Samples,
 }
 
-/// Trains a model; returns the facts of the stage. A checkpoint that an earlier, interrupted call
-/// with the same `key` left behind is where it starts.
+/// Trains a model; returns the facts of the stage. Checkpoints that an earlier call with the same
+/// `key` left behind are where it starts.
 ///
 /// # Errors
 /// [`Failure::interrupted`] after Ctrl-C, with a checkpoint; what can't be written.
@@ -59,62 +58,47 @@ pub fn train(
     job: Job<'_>,
 ) -> Result<Facts, Failure> {
     let Job { name, config, products, mut loader, validation, samples } = job;
+    let _graceful = interrupt::graceful();
     let folder = run.path(name);
-    let saved = folder.join("checkpoint.safetensors");
+    store::create_dir(&folder)?;
     let mut trainer = Trainer::new(cpu.clone(), model, config.clone(), products.0, products.1);
-    let state =
-        checkpoint::load(&saved, key, &mut trainer.model.parameters, &mut trainer.optimizer)?;
-    let mut watch = Watch::new(name, config.tokens, &folder, samples)?;
-    if let Some(state) = state {
-        watch.resume(&state)?;
-        trainer.tokens = state.tokens;
-        loader.restore(state.loader)?;
-    } else {
-        watch.metrics = Some(metrics_file(&watch.path, 0)?);
+    let saved = folder.join("checkpoints");
+    let mut checkpoints = Checkpoints::open(&saved, key, config.keep_checkpoints)
+        .map_err(|e| unusable(e.into(), &saved))?;
+    let resumed = trainer.resume(&mut loader, &mut checkpoints).map_err(|e| unusable(e, &saved))?;
+    let mut watch = Watch::new(name, config.tokens, &folder, samples, trainer.tokens)?;
+    for note in &checkpoints.notes {
+        watch.progress.line(&format!("   note: {note}"));
     }
-    let mut share_seconds = 0.0;
-    let start = watch.seconds;
-    let summary = loop {
-        watch.begin_part();
-        let summary = trainer.run(&mut loader, &validation, &mut watch);
-        share_seconds += summary.share_of_peak * summary.seconds;
-        watch.finish_part(&summary)?;
-        let state = State {
-            schema_version: checkpoint::SCHEMA_VERSION,
-            key,
-            tokens: trainer.tokens,
-            steps: summary.steps,
-            seconds: watch.seconds,
-            loader: loader.state().clone(),
-        };
-        if !summary.stopped {
-            break summary;
-        }
-        checkpoint::save(&saved, &state, &trainer.model.parameters, &trainer.optimizer)?;
-        if interrupt::requested() {
-            let (done, all) = (count(state.tokens), count(config.tokens));
-            return Err(Failure::interrupted(format!(
-                "stopped in {name} at {done} of {all} tokens"
-            ))
+    if resumed {
+        watch.progress.line(&format!("{:>10} goes on at {} tokens", "", count(trainer.tokens)));
+    }
+    let summary = trainer.run(&mut loader, &validation, &mut watch, &mut checkpoints);
+    let summary = summary.map_err(|e| match e {
+        TrainError::Diverged { .. } => Failure::failed(format!("{name}: {e}")).hint(format!(
+            "Lower the learning rates ({name}.optimizer.matrix_lr is {}).",
+            config.optimizer.matrix_lr
+        )),
+        e => e.into(),
+    })?;
+    watch.saving()?;
+    if summary.stopped {
+        let (done, all) = (count(summary.tokens), count(config.tokens));
+        return Err(Failure::interrupted(format!("stopped in {name} at {done} of {all} tokens"))
             .hint("Nothing is lost: the same command goes on from here."));
-        }
-    };
-    if !summary.loss.is_finite() {
-        let lr = config.optimizer.matrix_lr;
-        return Err(Failure::failed(format!("{name} ended with a loss of {}", summary.loss))
-            .hint(format!("Lower the learning rates ({name}.optimizer.matrix_lr is {lr}).")));
     }
-    let seconds = watch.seconds;
-    let speed = config.tokens as f64 / seconds.max(1e-9);
-    let share = share_seconds / (seconds - start).max(1e-9);
+    let [seconds, share] = watch.timing.totals()?;
+    let speed = summary.tokens as f64 / seconds.max(1e-9);
     watch.close(&summary, speed);
-    clear(&saved)?;
     let passes: Vec<Value> = (loader.state().parts.iter())
         .map(|p| json!({"epochs": p.epoch, "windows": p.cursor, "skipped": p.skipped}))
         .collect();
     let facts = json!({
-        "tokens": trainer.tokens,
+        "tokens": summary.tokens,
         "steps": summary.steps,
+        "skipped_steps": summary.skipped,
+        "rollbacks": summary.rollbacks,
+        "flops": summary.flops,
         "training_seconds": seconds,
         "tokens_per_s": speed,
         "share_of_peak": share,
@@ -126,18 +110,25 @@ pub fn train(
     Ok(facts.as_object().cloned().unwrap_or_default())
 }
 
-/// Watches a run: metrics to a file, progress to a person, and when to save.
+/// Checkpoints that can't be used: what to do.
+fn unusable(error: TrainError, folder: &Path) -> Failure {
+    let remedy = format!("Remove {} to do this stage from its start.", folder.display());
+    match error {
+        e @ TrainError::Store(_) => e.into(),
+        e => Failure::from(e).hint(remedy),
+    }
+}
+
+/// Watches a run: metrics and times to files, progress to a person, and when to save.
 struct Watch<'a> {
-    path: PathBuf,
-    metrics: Option<BufWriter<File>>,
-    /// The first error of writing metrics.
-    error: Option<std::io::Error>,
+    metrics: Lines,
+    timing: Lines,
     progress: Progress,
     samples: &'a Samples,
-    /// Seconds of training before this part of the run.
-    seconds: f64,
-    part: Instant,
+    /// The last score on held-out text.
     heldout: Option<f64>,
+    /// Loss of the last step.
+    loss: f64,
 }
 
 impl<'a> Watch<'a> {
@@ -146,53 +137,18 @@ impl<'a> Watch<'a> {
         tokens: u64,
         folder: &Path,
         samples: &'a Samples,
+        done: u64,
     ) -> Result<Watch<'a>, Failure> {
-        store::create_dir(folder)?;
+        let mut progress = Progress::start(name, tokens);
+        progress.resume_at(done);
         Ok(Watch {
-            path: folder.join("metrics.jsonl"),
-            metrics: None,
-            error: None,
-            progress: Progress::start(name, tokens),
+            metrics: Lines::open(&folder.join("metrics.jsonl"), done)?,
+            timing: Lines::open(&folder.join("timing.jsonl"), done)?,
+            progress,
             samples,
-            seconds: 0.0,
-            part: Instant::now(),
             heldout: None,
+            loss: f64::NAN,
         })
-    }
-
-    /// Goes on where a checkpoint was made: what was measured after it will be measured again.
-    fn resume(&mut self, state: &State) -> Result<(), Failure> {
-        let text = store::read(&self.path).unwrap_or_default();
-        let mut keep = 0;
-        for line in text.split_inclusive(|b| *b == b'\n') {
-            let value: Value = serde_json::from_slice(line).unwrap_or_default();
-            if !(line.ends_with(b"\n")
-                && value["tokens"].as_u64().is_some_and(|t| t <= state.tokens))
-            {
-                break;
-            }
-            keep += line.len();
-        }
-        self.metrics = Some(metrics_file(&self.path, keep as u64)?);
-        self.seconds = state.seconds;
-        self.progress.resume_at(state.tokens);
-        let done = count(state.tokens);
-        self.progress.line(&format!("{:>10} goes on at {done} tokens", "",));
-        Ok(())
-    }
-
-    fn begin_part(&mut self) {
-        self.part = Instant::now();
-    }
-
-    fn finish_part(&mut self, summary: &Summary) -> Result<(), Failure> {
-        self.seconds += summary.seconds;
-        let flushed = match (self.error.take(), &mut self.metrics) {
-            (Some(e), _) => Err(e),
-            (None, Some(file)) => file.flush().and_then(|()| file.get_ref().sync_all()),
-            (None, None) => Ok(()),
-        };
-        Ok(flushed.map_err(StoreError::io("write", &self.path))?)
     }
 
     fn close(self, summary: &Summary, speed: f64) {
@@ -209,44 +165,106 @@ impl<'a> Watch<'a> {
 
 impl Observer for Watch<'_> {
     fn metric(&mut self, metric: &Metric) {
-        let mut metric = metric.clone();
-        if let Metric::Step(m) = &mut metric {
-            m.seconds += self.seconds;
-            let heldout = self.heldout.map(|b| format!(", held-out {b:.3}")).unwrap_or_default();
-            let note = format!("loss {:.3}{heldout}, {:.0} tokens/s", m.loss, m.tokens_per_s);
-            self.progress.set(m.tokens, &note);
+        match metric {
+            Metric::Step(m) => self.loss = m.loss,
+            Metric::HeldOut { heldout_bits_per_byte, .. } => {
+                self.heldout = Some(*heldout_bits_per_byte);
+            }
+            Metric::Skipped { step, skipped, .. } => {
+                self.progress.line(&format!("   step {step} is not learned from: {skipped}"));
+            }
+            Metric::RolledBack { step, rolled_back_to, .. } => self.progress.line(&format!(
+                "   step {step}: back to the weights of step {rolled_back_to}, on with new data"
+            )),
+            Metric::Sample { .. } => {}
         }
-        if let Metric::HeldOut { heldout_bits_per_byte, .. } = &metric {
-            self.heldout = Some(*heldout_bits_per_byte);
-        }
-        if let (Some(file), None) = (&mut self.metrics, &self.error) {
-            let mut write = || -> std::io::Result<()> {
-                serde_json::to_writer(&mut *file, &metric)?;
-                file.write_all(b"\n")
-            };
-            self.error = write().err();
-        }
+        self.metrics.push(metric);
+    }
+
+    fn timing(&mut self, timing: &Timing) {
+        let heldout = self.heldout.map(|b| format!(", held-out {b:.3}")).unwrap_or_default();
+        let note = format!("loss {:.3}{heldout}, {:.0} tokens/s", self.loss, timing.tokens_per_s);
+        self.progress.set(timing.tokens, &note);
+        self.timing.push(timing);
     }
 
     fn samples(&mut self, model: &Transformer, ws: &mut Workspace) -> Vec<Sample> {
         self.samples.write(model, ws)
     }
 
+    fn saving(&mut self) -> Result<(), StoreError> {
+        self.metrics.sync()?;
+        self.timing.sync()
+    }
+
     fn stop(&mut self) -> bool {
-        interrupt::requested() || self.error.is_some() || self.part.elapsed() > CHECKPOINT_EVERY
+        interrupt::requested()
     }
 }
 
-/// The metrics file, cut to its first `keep` bytes.
-fn metrics_file(path: &Path, keep: u64) -> Result<BufWriter<File>, Failure> {
-    let open = || -> std::io::Result<File> {
-        use std::io::Seek;
-        let mut file = File::options().create(true).write(true).truncate(false).open(path)?;
-        file.set_len(keep)?;
-        file.seek(std::io::SeekFrom::End(0))?;
-        Ok(file)
-    };
-    Ok(BufWriter::new(open().map_err(StoreError::io("write", path))?))
+/// A file of JSON lines, each of some number of `tokens`, that grows with a run.
+struct Lines {
+    path: PathBuf,
+    file: BufWriter<File>,
+    /// The first error of writing.
+    error: Option<std::io::Error>,
+}
+
+impl Lines {
+    /// Opens the file, or makes it, and cuts off what came after `tokens`: what a run measured
+    /// after the checkpoint that it goes on from will be measured again.
+    fn open(path: &Path, tokens: u64) -> Result<Lines, StoreError> {
+        let text = if path.exists() { store::read(path)? } else { Vec::new() };
+        let mut keep = 0;
+        for line in text.split_inclusive(|b| *b == b'\n').take_while(|_| tokens > 0) {
+            let value: Value = serde_json::from_slice(line).unwrap_or_default();
+            let earlier = value["tokens"].as_u64().is_some_and(|t| t <= tokens);
+            if !(line.ends_with(b"\n") && earlier) {
+                break;
+            }
+            keep += line.len();
+        }
+        let open = || -> std::io::Result<File> {
+            let mut file = File::options().create(true).write(true).truncate(false).open(path)?;
+            file.set_len(keep as u64)?;
+            file.seek(SeekFrom::End(0))?;
+            Ok(file)
+        };
+        let file = BufWriter::new(open().map_err(StoreError::io("write", path))?);
+        Ok(Lines { path: path.to_path_buf(), file, error: None })
+    }
+
+    /// Adds a line. What can't be written is told by the next [`Lines::sync`].
+    fn push(&mut self, line: &impl Serialize) {
+        let mut write = || -> std::io::Result<()> {
+            serde_json::to_writer(&mut self.file, line)?;
+            self.file.write_all(b"\n")
+        };
+        let result = write();
+        self.error = self.error.take().or(result.err());
+        store::crash::point();
+    }
+
+    /// Makes all lines last.
+    fn sync(&mut self) -> Result<(), StoreError> {
+        store::crash::point();
+        let synced = match self.error.take() {
+            Some(e) => Err(e),
+            None => self.file.flush().and_then(|()| self.file.get_ref().sync_all()),
+        };
+        synced.map_err(StoreError::io("write", &self.path))
+    }
+
+    /// Of a file of times: seconds in steps, and their mean share of the peak.
+    fn totals(&self) -> Result<[f64; 2], StoreError> {
+        let (mut seconds, mut shares) = (0.0, 0.0);
+        for line in store::read(&self.path)?.split(|b| *b == b'\n') {
+            let Ok(t) = serde_json::from_slice::<Timing>(line) else { continue };
+            seconds += t.seconds;
+            shares += t.seconds * t.share_of_peak;
+        }
+        Ok([seconds, shares / seconds.max(1e-9)])
+    }
 }
 
 /// A part of a mixture.
@@ -286,7 +304,7 @@ pub fn measure_speed(
     let mut source = Random(Rng::new(0), length, config.vocab_size as u64);
     let (dtype, peak) = products;
     let mut trainer = Trainer::new(cpu.clone(), &mut model, settings.clone(), dtype, peak);
-    let mut speeds: Vec<f64> = (0..5).map(|_| trainer.step(&mut source).tokens_per_s).collect();
+    let mut speeds: Vec<f64> = (0..5).map(|_| trainer.step(&mut source).1.tokens_per_s).collect();
     speeds.remove(0);
     speeds.sort_by(f64::total_cmp);
     speeds[speeds.len() / 2]

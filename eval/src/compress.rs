@@ -11,8 +11,6 @@
 //! Sizes are those of the files that the programs would write, containers and checksums included.
 //! Documents are joined with a newline; the model is scored on the same bytes.
 
-use std::time::Instant;
-
 use liblzma::stream::{Action, Check, Status, Stream};
 use serde::{Deserialize, Serialize};
 use zstd::zstd_safe::{self, CCtx, CParameter};
@@ -31,8 +29,6 @@ pub struct Compressed {
     pub bytes: u64,
     /// The settings, as one would type them.
     pub settings: String,
-    /// Seconds of one core.
-    pub seconds: f64,
 }
 
 /// Both compressors on one pair of texts.
@@ -78,8 +74,8 @@ pub fn compare(training: &str, heldout: &str, threads: usize) -> Result<Compress
     let (training, heldout) = (training.as_bytes(), heldout.as_bytes());
     // The text that stands before the held-out one ends in the separator of documents.
     let separator: &[u8] = if training.is_empty() { b"" } else { b"\n" };
-    let xz_both = || timed(|| xz_size(&[training, separator, heldout]));
-    let others = || (timed(|| xz_size(&[training])), timed(|| zstd_size(training, heldout)));
+    let xz_both = || xz_size(&[training, separator, heldout]);
+    let others = || (xz_size(&[training]), zstd_size(training, heldout));
     let (both, (alone, zstd)) = if threads > 1 {
         std::thread::scope(|scope| {
             let both = scope.spawn(xz_both);
@@ -90,25 +86,19 @@ pub fn compare(training: &str, heldout: &str, threads: usize) -> Result<Compress
     } else {
         (xz_both(), others())
     };
-    let ((both, seconds_both), (alone, seconds_alone), (zstd, seconds)) = (both?, alone?, zstd?);
-    let result = |bytes: u64, settings: &str, seconds| Compressed {
+    let (both, alone, zstd) = (both?, alone?, zstd?);
+    let result = |bytes: u64, settings: &str| Compressed {
         bits_per_byte: bytes as f64 * 8.0 / heldout.len() as f64,
         bytes,
         settings: settings.into(),
-        seconds,
     };
     Ok(Compressors {
         schema_version: 1,
-        xz: result(both.saturating_sub(alone), "xz -9e", seconds_both + seconds_alone),
-        zstd: result(zstd, "zstd --ultra -22 --long=27 -D training", seconds),
+        xz: result(both.saturating_sub(alone), "xz -9e"),
+        zstd: result(zstd, "zstd --ultra -22 --long=27 -D training"),
         training_bytes: training.len() as u64,
         heldout_bytes: heldout.len() as u64,
     })
-}
-
-fn timed<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<(T, f64), Error> {
-    let start = Instant::now();
-    Ok((work()?, start.elapsed().as_secs_f64()))
 }
 
 /// The size of the .xz file of `parts`, one after the other; the file itself is not kept.

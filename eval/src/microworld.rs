@@ -1,7 +1,5 @@
 //! The microworld's questions put to a model: scores of each task, and some of the answers.
 
-use std::time::Instant;
-
 use data::microworld::{Grade, Question, Task};
 use model::message::{Message, Role};
 use serde_json::Value;
@@ -35,7 +33,7 @@ pub fn evaluate(
     model: &str,
     asked: Asked,
 ) -> Result<ModelResults, Error> {
-    let (start, before) = (Instant::now(), speaker.tokens());
+    let before = speaker.tokens();
     let (mut scores, mut transcripts) = (Vec::new(), Vec::new());
     let mut tasks: Vec<Task> = questions.iter().map(|q| q.task).collect();
     tasks.dedup();
@@ -63,7 +61,6 @@ pub fn evaluate(
             Asked::Chat => "chat".into(),
             Asked::FewShot => "few-shot".into(),
         },
-        seconds: start.elapsed().as_secs_f64(),
         tokens: speaker.tokens() - before,
         scores,
         transcripts,

@@ -1,21 +1,26 @@
-//! The report of a run: `report.html`, one file that needs nothing else, and `report.md`.
+//! The report of a run: `report.html`, one file that needs nothing else, and `report.md`; and beside
+//! it what the run cost on this machine, `costs.html` and `costs.md`.
 //!
-//! Both are templates over one [`View`]: whatever stands in one stands in the other, but for the
-//! plots, which only HTML has. The template engine escapes every text for its format; what the
-//! model wrote is shown as it is and is never markup.
+//! Both forms are templates over one [`View`] (of costs, [`Costs`]): whatever stands in one stands
+//! in the other, but for the plots, which only HTML has. The template engine escapes every text for
+//! its format; what the model wrote is shown as it is and is never markup. A report is a function of
+//! the run's settings and results: the same run has the same bytes.
 
+mod costs;
 pub mod format;
 pub mod plot;
 mod view;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Output, State, Value};
+use serde::Serialize;
 
 use crate::Error;
 use crate::run::RunDirectory;
+use costs::Costs;
 use view::View;
 
 /// Reads the run directory `folder` and writes `report.html` and `report.md` into it.
@@ -24,46 +29,49 @@ use view::View;
 ///
 /// # Errors
 /// [`Error::Io`] if the folder cannot be read or written.
-pub fn write(folder: &Path) -> Result<(PathBuf, PathBuf), Error> {
-    let record = RunDirectory::read(folder)?;
-    let (html, markdown) = (folder.join("report.html"), folder.join("report.md"));
-    store::write_atomic(&html, html_of(&record)?.as_bytes())?;
-    store::write_atomic(&markdown, markdown_of(&record)?.as_bytes())?;
-    Ok((html, markdown))
+pub fn write(folder: &Path) -> Result<(), Error> {
+    write_both(folder, "report", View::of(&RunDirectory::read(folder)?)?)
 }
 
-/// The report as one HTML page without anything from outside.
+/// Reads the run directory `folder` and writes `costs.html` and `costs.md` into it.
 ///
 /// # Errors
-/// [`Error::Render`] if the template fails.
-pub fn html_of(record: &RunDirectory) -> Result<String, Error> {
-    render("report.html", record)
+/// [`Error::Io`] if the folder cannot be read or written.
+pub fn write_costs(folder: &Path) -> Result<(), Error> {
+    write_both(folder, "costs", Costs::of(&RunDirectory::read(folder)?)?)
 }
 
-/// The report as Markdown with tables.
-///
-/// # Errors
-/// [`Error::Render`] if the template fails.
-pub fn markdown_of(record: &RunDirectory) -> Result<String, Error> {
-    render("report.md", record)
-}
-
-fn render(template: &str, record: &RunDirectory) -> Result<String, Error> {
+/// Writes `NAME.html` and `NAME.md`, templates of these names over one view.
+fn write_both(folder: &Path, name: &str, view: impl Serialize) -> Result<(), Error> {
     let failed = |error: minijinja::Error| Error::Render(format!("{error:#}"));
     let mut environment = Environment::new();
     environment.set_syntax(
         SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(failed)?,
     );
-    environment.set_auto_escape_callback(|name| match name.ends_with(".md") {
-        true => AutoEscape::Custom("markdown".into()),
-        false => AutoEscape::Html,
+    environment.set_auto_escape_callback(|name| match name.rsplit('.').next() {
+        Some("md") => AutoEscape::Custom("markdown".into()),
+        Some("css") => AutoEscape::None,
+        _ => AutoEscape::Html,
     });
     environment.set_formatter(formatter);
     environment.add_filter("fence", fence);
-    environment.add_template("report.html", include_str!("report/report.html")).map_err(failed)?;
-    environment.add_template("report.md", include_str!("report/report.md")).map_err(failed)?;
-    let view = Value::from(Serde(View::of(record)?));
-    environment.get_template(template).and_then(|t| t.render(view)).map_err(failed)
+    for (name, text) in [
+        ("report.html", include_str!("report/report.html")),
+        ("report.md", include_str!("report/report.md")),
+        ("costs.html", include_str!("report/costs.html")),
+        ("costs.md", include_str!("report/costs.md")),
+        ("style.css", include_str!("report/style.css")),
+    ] {
+        environment.add_template(name, text).map_err(failed)?;
+    }
+    let view = Value::from(Serde(view));
+    for form in ["html", "md"] {
+        let file = format!("{name}.{form}");
+        let template = environment.get_template(&file).map_err(failed)?;
+        let text = template.render(view.clone()).map_err(failed)?;
+        store::write_atomic(&folder.join(file), text.as_bytes())?;
+    }
+    Ok(())
 }
 
 /// Escapes for HTML by the engine's own rules, for Markdown by [`escape_markdown`].

@@ -3,12 +3,18 @@
 //! | file | form | written by |
 //! |---|---|---|
 //! | `run.json` | [`Run`] | `grow`, at the start |
+//! | `machine.json` | [`Machine`] | `grow`, at the start |
 //! | `stages/NAME.json` | [`store::Record`], of which [`Stage`] is read | each stage, at its end |
 //! | `data/corpus.json` | [`Corpus`] | prepare |
 //! | `pretrain/metrics.jsonl`, `finetune/metrics.jsonl` | [`Metric`] a line | training |
+//! | `pretrain/timing.jsonl` | [`Speed`] a line | training |
 //! | `eval/heldout.json` | [`HeldoutScores`] | evaluate |
 //! | `eval/compressors.json` | [`Compressors`] | evaluate |
 //! | `eval/microworld.json` | [`Results`] | evaluate |
+//!
+//! What depends on the clock or the machine (`machine.json`, `timing.jsonl`, seconds in stages) is
+//! apart from all else: only the page of costs shows it, and the report of a run that was stopped
+//! and went on, with other threads or elsewhere, is the same bytes.
 //!
 //! A file that is not there, or not what it should be, is a line in [`RunDirectory::missing`]: a run
 //! that was stopped has a report, too, and the report says what it does not know.
@@ -29,7 +35,7 @@ use crate::task::Results;
 /// The version of the forms in this file.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// What was asked for and by which program, `run.json`.
+/// What was asked for, `run.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Run {
@@ -41,14 +47,8 @@ pub struct Run {
     pub version: String,
     /// Seed of everything random.
     pub seed: Option<u64>,
-    /// The processor, as it names itself.
-    pub cpu: String,
-    /// Instruction set the kernels used.
-    pub isa: String,
-    /// Threads.
-    pub threads: Option<u64>,
-    /// Peak of the products, measured, FLOP/s: what shares of the peak refer to.
-    pub peak_flops_per_s: Option<f64>,
+    /// Type of the operands of products.
+    pub products: String,
     /// One sentence about the data: "the microworld of seed 0", or the paths given.
     pub source: String,
     /// The stages that this run has; empty for all of them. (Text of one's own without
@@ -60,6 +60,24 @@ pub struct Run {
     pub model: Option<Model>,
     /// The recipe, as text.
     pub recipe: String,
+}
+
+/// Where a run was last worked on, `machine.json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Machine {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// The command as it was given.
+    pub command: String,
+    /// The processor, as it names itself.
+    pub cpu: String,
+    /// Instruction set the kernels used.
+    pub isa: String,
+    /// Threads.
+    pub threads: u64,
+    /// Peak of the products, measured, FLOP/s: what shares of the peak refer to.
+    pub peak_flops_per_s: f64,
 }
 
 /// The model's shape.
@@ -100,6 +118,14 @@ pub struct Stage {
     pub seconds: f64,
     /// Tokens that went through, where tokens went through.
     pub tokens: Option<u64>,
+    /// Steps of training.
+    pub steps: Option<u64>,
+    /// Floating-point operations of training.
+    pub flops: Option<f64>,
+    /// Steps that were not learned from.
+    pub skipped_steps: u64,
+    /// Times that training went back to an earlier checkpoint.
+    pub rollbacks: u64,
     /// Share of the measured peak of the products, 0..=1.
     pub share_of_peak: Option<f64>,
     /// Highest resident memory of the program so far.
@@ -152,7 +178,7 @@ pub struct Overlap {
     pub share: f64,
 }
 
-/// A line of `metrics.jsonl`: a step, an evaluation or a sample. Absent keys are `None`.
+/// A line of `metrics.jsonl`: a step, one that was skipped, an evaluation or a sample. Absent keys are `None`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Metric {
@@ -160,9 +186,6 @@ pub struct Metric {
     pub step: u64,
     /// Tokens trained on so far.
     pub tokens: u64,
-    /// Seconds since the stage began.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub seconds: Option<f64>,
     /// Training loss of the step, nats per token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
@@ -172,12 +195,12 @@ pub struct Metric {
     /// Norm of the gradient before clipping.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grad_norm: Option<f64>,
-    /// Speed.
+    /// Why the step was not learned from.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tokens_per_s: Option<f64>,
-    /// Share of the measured peak, 0..=1.
+    pub skipped: Option<String>,
+    /// The step whose weights the run took again.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub share_of_peak: Option<f64>,
+    pub rolled_back_to: Option<u64>,
     /// Bits per byte of the step's text, where training knows its bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bits_per_byte: Option<f64>,
@@ -187,6 +210,16 @@ pub struct Metric {
     /// What the model writes at this step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sample: Option<Sample>,
+}
+
+/// A line of `timing.jsonl`: how fast a step was.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Speed {
+    /// Tokens trained on so far.
+    pub tokens: u64,
+    /// Tokens a second.
+    pub tokens_per_s: f64,
 }
 
 /// A prompt and what the model wrote after it.
@@ -224,6 +257,8 @@ pub struct HeldoutScore {
 pub struct RunDirectory {
     /// `run.json`.
     pub run: Run,
+    /// `machine.json`.
+    pub machine: Option<Machine>,
     /// The stages that have finished, in the order of the life cycle.
     pub stages: Vec<Stage>,
     /// What went in.
@@ -232,6 +267,8 @@ pub struct RunDirectory {
     pub pretrain: Vec<Metric>,
     /// Fine-tuning, by step.
     pub finetune: Vec<Metric>,
+    /// How fast pretraining was, by step.
+    pub speed: Vec<Speed>,
     /// Held-out scores.
     pub heldout: Option<HeldoutScores>,
     /// xz and zstd.
@@ -274,7 +311,11 @@ impl RunDirectory {
             record.tasks = reader.json(name, "scores on the microworld's questions");
         }
         record.run = run;
-        record.missing = reader.missing;
+        record.missing = std::mem::take(&mut reader.missing);
+        // The report does without these; the page of costs says nothing of what is not there.
+        record.machine = reader.json("machine.json", "");
+        let speeds = reader.text("pretrain/timing.jsonl", "").unwrap_or_default();
+        record.speed = speeds.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         Ok(record)
     }
 }

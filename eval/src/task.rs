@@ -28,8 +28,6 @@ pub struct ModelResults {
     pub model: String,
     /// How it was asked: `chat` or `few-shot`.
     pub asked: String,
-    /// Seconds for all tasks.
-    pub seconds: f64,
     /// Tokens it wrote.
     pub tokens: u64,
     /// Scores in the order of the report.

@@ -22,12 +22,16 @@ fn write_run(folder: &Path, sample: &str) {
     put(
         "run.json",
         json!({"schema_version": 1, "command": "homegrown grow --seed 7", "version": "0.1.0",
-            "seed": 7, "cpu": "Example CPU", "isa": "avx512", "threads": 2,
-            "peak_flops_per_s": 548e9, "source": "the microworld of seed 7",
+            "seed": 7, "products": "f32", "source": "the microworld of seed 7",
             "model": {"architecture": "qwen3", "parameters": 1_468_032, "layers": 6, "width": 128,
                 "heads": 4, "kv_heads": 2, "head_width": 32, "ffn": 352, "vocabulary": 2048,
                 "context": 384},
             "recipe": "seed = 7\n\n[pretrain]\ntokens = 11_000_000\n"}),
+    );
+    put(
+        "machine.json",
+        json!({"schema_version": 1, "command": "homegrown grow", "cpu": "Example CPU",
+            "isa": "avx512", "threads": 2, "peak_flops_per_s": 548e9}),
     );
     for (stage, seconds, tokens) in [
         ("prepare", 4.2, None),
@@ -39,6 +43,7 @@ fn write_run(folder: &Path, sample: &str) {
         put(
             &format!("stages/{stage}.json"),
             json!({"schema_version": 1, "stage": stage, "seconds": seconds, "tokens": tokens,
+                "flops": tokens.filter(|_| ["pretrain", "finetune"].contains(&stage)).map(|t: u64| t as f64 * 1e7),
                 "share_of_peak": if stage == "pretrain" { Some(0.413) } else { None },
                 "peak_rss_bytes": 1_310_000_000u64,
                 "outputs": {stage: "3f1c0e5a".repeat(8)}}),
@@ -59,7 +64,7 @@ fn write_run(folder: &Path, sample: &str) {
             "heldout": kind("", 300, 90_000, ""),
             "overlap": [{"task": "known", "n": 5, "share": 0.021}]}),
     );
-    let (mut pretrain, mut finetune) = (String::new(), String::new());
+    let (mut pretrain, mut finetune, mut timing) = (String::new(), String::new(), String::new());
     let mut noise = 1u64;
     for step in 1..=1340u64 {
         noise = noise.wrapping_mul(6364136223846793005).wrapping_add(1);
@@ -67,11 +72,12 @@ fn write_run(folder: &Path, sample: &str) {
         let loss = 0.9 + 6.7 * (-(step as f64) / 120.0).exp() + 0.16 * jitter;
         let lr = 0.018 * (step as f64 / 60.0).min(1.0).min((1340.0 - step as f64) / 500.0);
         let tokens = step * 8192;
-        pretrain += &json!({"step": step, "tokens": tokens, "seconds": step as f64 * 0.35,
-            "loss": loss, "lr": lr, "grad_norm": 0.4 + loss / 4.0 + 0.3 * jitter,
-            "tokens_per_s": 23_400.0 + 900.0 * jitter, "share_of_peak": 0.41})
+        pretrain += &json!({"step": step, "tokens": tokens,
+            "loss": loss, "lr": lr, "grad_norm": 0.4 + loss / 4.0 + 0.3 * jitter})
         .to_string();
         pretrain.push('\n');
+        let speed = json!({"step": step, "tokens": tokens, "tokens_per_s": 23_400.0 + jitter});
+        timing += &format!("{speed}\n");
         if step % 67 == 0 {
             pretrain += &json!({"step": step, "tokens": tokens,
                 "heldout_bits_per_byte": 0.37 + 2.4 * (-(step as f64) / 130.0).exp()})
@@ -95,6 +101,7 @@ fn write_run(folder: &Path, sample: &str) {
         fs::create_dir_all(folder.join(stage)).unwrap();
         fs::write(folder.join(stage).join("metrics.jsonl"), lines).unwrap();
     }
+    fs::write(folder.join("pretrain/timing.jsonl"), timing).unwrap();
     put(
         "eval/heldout.json",
         json!({"schema_version": 1, "models": [
@@ -105,7 +112,7 @@ fn write_run(folder: &Path, sample: &str) {
     );
     let compressed = |bits: f64, settings: &str| {
         json!({"bits_per_byte": bits, "bytes": (bits * 270_000.0 / 8.0) as u64,
-            "settings": settings, "seconds": 21.0})
+            "settings": settings})
     };
     put(
         "eval/compressors.json",
@@ -146,16 +153,17 @@ fn write_run(folder: &Path, sample: &str) {
     put(
         "eval/microworld.json",
         json!({"schema_version": 1, "models": [
-            {"model": "fine-tuned", "asked": "chat", "seconds": 40.0, "tokens": 120_000,
+            {"model": "fine-tuned", "asked": "chat", "tokens": 120_000,
              "scores": scores(1.0), "transcripts": [transcript(true), transcript(false)]},
-            {"model": "base", "asked": "few-shot", "seconds": 22.0, "tokens": 90_000,
+            {"model": "base", "asked": "few-shot", "tokens": 90_000,
              "scores": scores(0.7)}]}),
     );
 }
 
 fn render(folder: &Path) -> (String, String) {
-    let (html, markdown) = report::write(folder).unwrap();
-    (fs::read_to_string(html).unwrap(), fs::read_to_string(markdown).unwrap())
+    report::write(folder).unwrap();
+    let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+    (read("report.html"), read("report.md"))
 }
 
 #[test]
@@ -169,17 +177,35 @@ fn a_whole_run_has_everything() {
     }
     let (html, markdown) = render(folder.path());
     assert_eq!(RunDirectory::read(folder.path()).unwrap().missing, Vec::<String>::new());
-    for text in ["87.2 %", "1.47 M", "0.371", "9 min 39 s", "41.3 %", "homegrown grow --seed 7"] {
+    for text in ["87.2 %", "1.47 M", "0.371", "homegrown grow --seed 7"] {
         assert!(html.contains(text), "{text} is not in the HTML");
         assert!(markdown.contains(text), "{text} is not in the Markdown");
     }
-    assert_eq!(html.matches("class=\"plot\"").count(), 8);
+    assert_eq!(html.matches("class=\"plot\"").count(), 7);
     // Nothing from outside and no program inside.
     for forbidden in ["<script", "http-equiv", "src=", "@import", "url("] {
         assert!(!html.contains(forbidden), "{forbidden}");
     }
-    // The same run gives the same bytes.
+    // The same run gives the same bytes, whatever it cost.
+    let timing = fs::read_to_string(folder.path().join("pretrain/timing.jsonl")).unwrap();
+    for file in ["machine.json", "pretrain/timing.jsonl"] {
+        fs::remove_file(folder.path().join(file)).unwrap();
+    }
+    let stage = folder.path().join("stages/pretrain.json");
+    let record = fs::read_to_string(&stage).unwrap();
+    fs::write(&stage, record.replace("471.0", "17.0")).unwrap();
     assert_eq!(render(folder.path()), (html, markdown));
+
+    fs::write(stage, record).unwrap();
+    fs::write(folder.path().join("pretrain/timing.jsonl"), timing).unwrap();
+    report::write_costs(folder.path()).unwrap();
+    let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+    let (html, markdown) = (read("costs.html"), read("costs.md"));
+    for text in ["9 min 39 s", "41.3 %", "1.31 GB"] {
+        assert!(html.contains(text), "{text} is not in the HTML");
+        assert!(markdown.contains(text), "{text} is not in the Markdown");
+    }
+    assert_eq!(html.matches("class=\"plot\"").count(), 1);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
-use crate::StoreError;
+use crate::{StoreError, crash};
 
 /// A file in the making. It gets its name in [`commit`](AtomicFile::commit); dropped before that,
 /// it is removed.
@@ -31,7 +31,9 @@ impl AtomicFile {
         // As any new file: what the umask leaves of rw-rw-rw-.
         #[cfg(unix)]
         builder.permissions(<Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o666));
+        crash::point();
         let file = builder.tempfile_in(folder).map_err(StoreError::io("write", path))?;
+        crash::point();
         Ok(AtomicFile { path: path.to_path_buf(), file: BufWriter::with_capacity(1 << 16, file) })
     }
 
@@ -42,8 +44,11 @@ impl AtomicFile {
     pub fn commit(self) -> Result<(), StoreError> {
         let AtomicFile { path, file } = self;
         let file = file.into_inner().map_err(|e| StoreError::io("write", &path)(e.into_error()))?;
+        crash::point();
         file.as_file().sync_all().map_err(StoreError::io("write", &path))?;
+        crash::point();
         file.persist(&path).map_err(|e| StoreError::io("rename a new file to", &path)(e.error))?;
+        crash::point();
         sync_folder(folder_of(&path))
     }
 
@@ -77,6 +82,7 @@ impl AtomicFile {
 
 impl Write for AtomicFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        crash::point();
         self.file.write(bytes)
     }
 
@@ -104,6 +110,32 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), StoreError
         .map_err(|e| StoreError::io("write", path)(io::Error::other(e)))?;
     bytes.push(b'\n');
     write_atomic(path, &bytes)
+}
+
+/// Whether this is a file in the making, as a program that was killed leaves behind.
+pub fn half_written(entry: &std::fs::DirEntry) -> bool {
+    let name = entry.file_name();
+    let name = name.to_string_lossy();
+    name.starts_with('.') && name.ends_with(".tmp") && entry.file_type().is_ok_and(|t| t.is_file())
+}
+
+/// Removes the files that a killed program left half-written in a folder and those below it. Only
+/// for a folder that nobody else writes in.
+///
+/// # Errors
+/// [`StoreError::Io`].
+pub fn remove_half_written(folder: &Path) -> Result<(), StoreError> {
+    let list = || StoreError::io("list the folder", folder);
+    for entry in std::fs::read_dir(folder).map_err(list())? {
+        let entry = entry.map_err(list())?;
+        let path = entry.path();
+        if half_written(&entry) {
+            std::fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+        } else if entry.file_type().map_err(list())?.is_dir() {
+            remove_half_written(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// The folder that a file lies in.

@@ -2,7 +2,9 @@
 //! maps. Every error names the path and what was being done with it.
 
 pub mod atomic;
+pub mod crash;
 pub mod hash;
+pub mod lock;
 pub mod map;
 pub mod record;
 
@@ -13,6 +15,7 @@ use thiserror::Error;
 
 pub use atomic::{AtomicFile, write_atomic, write_json};
 pub use hash::{Hash, hash_bytes, hash_dir, hash_file};
+pub use lock::Lock;
 pub use map::Map;
 pub use record::{Record, Stale};
 
@@ -28,6 +31,14 @@ pub enum StoreError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// Another program writes there.
+    #[error("{} is in use: {holder}", path.display())]
+    Locked {
+        /// The lock's file.
+        path: PathBuf,
+        /// Who holds it, as far as it is known.
+        holder: String,
     },
     /// The file does not hold what its name says.
     #[error("{} is damaged: {reason}", path.display())]

@@ -93,17 +93,17 @@ impl Optimizer {
         Optimizer { config, steps: 0, moments, scratch: Vec::new() }
     }
 
-    /// One step at `share` of the peak rates. Gradients are first shortened to the limit; returns
-    /// their norm before that.
+    /// One step at `share` of the peak rates. Gradients, whose length is `norm`, are first
+    /// shortened to the limit.
     pub fn step(
         &mut self,
         cpu: &Cpu,
         parameters: &mut Parameters,
         gradients: &mut Gradients,
+        norm: f64,
         share: f64,
-    ) -> f64 {
+    ) {
         self.steps += 1;
-        let norm = gradients.iter().map(|g| squared_norm(cpu, g)).sum::<f64>().sqrt();
         let c = &self.config;
         if c.clip > 0.0 && norm > c.clip {
             let scale = (c.clip / norm) as f32;
@@ -147,6 +147,10 @@ impl Optimizer {
             let (rows, cols, w, g, m) = &mut *task;
             muon::step(cpu, muon, *rows, *cols, w, g, m, &mut scratch);
         });
-        norm
     }
+}
+
+/// The length of all gradients together.
+pub fn norm(cpu: &Cpu, gradients: &Gradients) -> f64 {
+    gradients.iter().map(|g| squared_norm(cpu, g)).sum::<f64>().sqrt()
 }

@@ -1,30 +1,84 @@
-//! The training loop: batches to steps, with measurements on the way.
+//! The training loop: batches to steps, with measurements and checkpoints on the way, and guards
+//! against steps that would spoil it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use compute::parameters::Gradients;
 use compute::tape::Workspace;
 use compute::tensor::DType;
 use compute::{Cpu, IGNORE};
-use data::batches::{Batch, Loader};
+use data::batches::{Batch, Loader, LoaderError, LoaderState};
 use model::account;
 use model::transformer::Transformer;
 use serde::{Deserialize, Serialize};
+use store::StoreError;
+use thiserror::Error;
 
-use crate::optimizer::{Optimizer, OptimizerConfig};
+use crate::checkpoint::{self, CheckpointError, Checkpoints, State};
+use crate::guard::{GuardConfig, GuardState};
+use crate::optimizer::{self, Optimizer, OptimizerConfig};
 use crate::schedule::Schedule;
+
+/// Most time between checkpoints; there is one after each measurement on held-out text, too.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 
 /// Where batches come from.
 pub trait Source {
     /// The next sequences, at most `rows` rows of them. Never empty.
     fn next(&mut self, rows: usize) -> Batch;
+
+    /// Where it is.
+    fn state(&self) -> LoaderState {
+        LoaderState::default()
+    }
+
+    /// Goes to where it was.
+    ///
+    /// # Errors
+    /// If there is no such place in it.
+    fn restore(&mut self, state: LoaderState) -> Result<(), LoaderError> {
+        let _ = state;
+        Ok(())
+    }
 }
 
 impl Source for Loader {
     fn next(&mut self, rows: usize) -> Batch {
         Loader::next(self, rows)
     }
+
+    fn state(&self) -> LoaderState {
+        Loader::state(self).clone()
+    }
+
+    fn restore(&mut self, state: LoaderState) -> Result<(), LoaderError> {
+        Loader::restore(self, state)
+    }
+}
+
+/// Why a run ended before its end.
+#[derive(Debug, Error)]
+pub enum TrainError {
+    /// A checkpoint can't be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Metrics can't be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The place in the data is none of this data.
+    #[error(transparent)]
+    Loader(#[from] LoaderError),
+    /// It went wrong, again after going back.
+    #[error("training went wrong at step {step}: {reason}; {tried}")]
+    Diverged {
+        /// Where.
+        step: u64,
+        /// What was wrong with the last step.
+        reason: String,
+        /// What had been tried.
+        tried: String,
+    },
 }
 
 /// Settings of a training run. Budgets are tokens (rows of batches).
@@ -47,6 +101,11 @@ pub struct TrainConfig {
     pub validate_tokens: u64,
     /// Tokens between samples.
     pub sample_tokens: u64,
+    /// Checkpoints that are kept besides the newest and the best: the last so many that were made
+    /// right after a measurement.
+    pub keep_checkpoints: usize,
+    /// What steps are not learned from.
+    pub guards: GuardConfig,
 }
 
 impl Default for TrainConfig {
@@ -60,6 +119,8 @@ impl Default for TrainConfig {
             schedule: Schedule::Wsd { warmup: 0.01, decay: 0.4, end: 0.0 },
             validate_tokens: 500_000,
             sample_tokens: 2_000_000,
+            keep_checkpoints: 2,
+            guards: GuardConfig::default(),
         }
     }
 }
@@ -85,12 +146,30 @@ pub struct Validation {
     pub bytes: u64,
 }
 
-/// One line of `metrics.jsonl`.
+/// One line of `metrics.jsonl`: the same whatever machine it was measured on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Metric {
     /// After a step.
     Step(StepMetric),
+    /// After a step that was not learned from.
+    Skipped {
+        /// Steps so far.
+        step: u64,
+        /// Tokens so far.
+        tokens: u64,
+        /// Why.
+        skipped: String,
+    },
+    /// After going back to an earlier checkpoint, because of too many such steps.
+    RolledBack {
+        /// Steps so far.
+        step: u64,
+        /// Tokens so far.
+        tokens: u64,
+        /// Step of the checkpoint whose weights the run has again. It goes on with new data.
+        rolled_back_to: u64,
+    },
     /// After a measurement on held-out text.
     HeldOut {
         /// Steps so far.
@@ -118,14 +197,23 @@ pub struct StepMetric {
     pub step: u64,
     /// Tokens so far.
     pub tokens: u64,
-    /// Seconds since the start.
-    pub seconds: f64,
     /// Mean nats of the step's targets.
     pub loss: f64,
     /// Learning rate of inner matrices.
     pub lr: f64,
     /// Length of the gradient before it was shortened.
     pub grad_norm: f64,
+}
+
+/// How long a step took: a line of `timing.jsonl`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Timing {
+    /// Steps so far.
+    pub step: u64,
+    /// Tokens so far.
+    pub tokens: u64,
+    /// Seconds of this step.
+    pub seconds: f64,
     /// Tokens a second in this step.
     pub tokens_per_s: f64,
     /// Floating-point operations a second, as a share of the machine's measured peak.
@@ -145,10 +233,21 @@ pub struct Sample {
 pub trait Observer {
     /// Takes a measurement.
     fn metric(&mut self, metric: &Metric);
+    /// Takes how long a step took.
+    fn timing(&mut self, timing: &Timing) {
+        let _ = timing;
+    }
     /// Samples of the model as it is.
     fn samples(&mut self, model: &Transformer, ws: &mut Workspace) -> Vec<Sample> {
         let _ = (model, ws);
         Vec::new()
+    }
+    /// A checkpoint is about to be written: what was measured so far has to last, too.
+    ///
+    /// # Errors
+    /// What can't be written.
+    fn saving(&mut self) -> Result<(), StoreError> {
+        Ok(())
     }
     /// Whether to end after this step.
     fn stop(&mut self) -> bool {
@@ -163,16 +262,16 @@ pub struct Summary {
     pub steps: u64,
     /// Tokens seen.
     pub tokens: u64,
-    /// Seconds in steps (not in measurements).
-    pub seconds: f64,
-    /// Mean tokens a second.
-    pub tokens_per_s: f64,
-    /// Mean share of the measured peak.
-    pub share_of_peak: f64,
+    /// Floating-point operations.
+    pub flops: f64,
     /// Loss of the last step, nats.
     pub loss: f64,
     /// Held-out bits a byte at the end, if there was held-out text.
     pub heldout_bits_per_byte: Option<f64>,
+    /// Steps that were not learned from.
+    pub skipped: u64,
+    /// Times that the run went back to an earlier checkpoint.
+    pub rollbacks: u64,
     /// Bytes of step memory.
     pub step_memory: usize,
     /// Whether it was stopped before its end.
@@ -188,10 +287,15 @@ pub struct Trainer<'a> {
     config: TrainConfig,
     ws: Workspace,
     gradients: Gradients,
-    /// Tokens so far.
-    pub tokens: u64,
     /// FLOP/s that the machine can do at best.
     peak: f64,
+    /// Tokens so far.
+    pub tokens: u64,
+    steps: u64,
+    flops: f64,
+    loss: f64,
+    heldout: Option<f64>,
+    guard: GuardState,
 }
 
 impl<'a> Trainer<'a> {
@@ -206,44 +310,92 @@ impl<'a> Trainer<'a> {
         let optimizer = Optimizer::new(config.optimizer.clone(), &model.parameters);
         let gradients = Gradients::zeros(&model.parameters);
         let ws = Workspace::new(cpu, products);
-        Trainer { model, optimizer, config, ws, gradients, tokens: 0, peak }
+        let (tokens, steps, flops, loss, heldout) = (0, 0, 0.0, f64::MAX, None);
+        let guard = GuardState::default();
+        Trainer {
+            model,
+            optimizer,
+            config,
+            ws,
+            gradients,
+            peak,
+            tokens,
+            steps,
+            flops,
+            loss,
+            heldout,
+            guard,
+        }
     }
 
-    /// One step on the next batches of a source. Returns its measurements.
-    pub fn step(&mut self, source: &mut dyn Source) -> StepMetric {
+    /// Goes to the newest checkpoint, and the source with it. Returns whether there was one.
+    ///
+    /// # Errors
+    /// Checkpoints of which none is whole, or that don't fit.
+    pub fn resume(
+        &mut self,
+        source: &mut dyn Source,
+        checkpoints: &mut Checkpoints,
+    ) -> Result<bool, TrainError> {
+        let parameters = &mut self.model.parameters;
+        let Some(state) = checkpoints.load(parameters, &mut self.optimizer)? else {
+            return Ok(false);
+        };
+        source.restore(state.loader)?;
+        self.ws.weights_changed();
+        (self.tokens, self.steps, self.flops) = (state.tokens, state.steps, state.flops);
+        (self.loss, self.heldout) = (state.loss, state.heldout_bits_per_byte);
+        self.guard = state.guard;
+        Ok(true)
+    }
+
+    /// One step on the next batches of a source: what was measured, and how long it took.
+    pub fn step(&mut self, source: &mut dyn Source) -> (Metric, Timing) {
         let start = Instant::now();
         let parts = self.config.batch_tokens.div_ceil(self.config.micro_tokens);
         let batches: Vec<Batch> =
             (0..parts).map(|_| source.next(self.config.micro_tokens)).collect();
-        let (loss, rows, visible) = self.gradients(&batches);
+        let count = |b: &Batch| b.targets.iter().filter(|t| **t != IGNORE).count();
+        let targets: usize = batches.iter().map(count).sum();
+        let (loss, rows, visible) = self.gradients(&batches, targets);
+        let cpu = self.ws.cpu().clone();
+        let norm = optimizer::norm(&cpu, &self.gradients);
+
+        let wrong = if targets == 0 {
+            self.guard.skip();
+            Some("no token of the batch is a target".to_string())
+        } else {
+            self.guard.judge(&self.config.guards, loss, norm)
+        };
         let progress = self.tokens as f64 / self.config.tokens as f64;
         // The rate of a step is that of its middle.
         let half = rows as f64 / 2.0 / self.config.tokens as f64;
         let share = self.config.schedule.at((progress + half).min(1.0));
-        let cpu = self.ws.cpu().clone();
-        let parameters = &mut self.model.parameters;
-        let grad_norm = self.optimizer.step(&cpu, parameters, &mut self.gradients, share);
-        self.ws.weights_changed();
-        self.tokens += rows as u64;
-        let seconds = start.elapsed().as_secs_f64();
-        let flops = account::training_flops(self.model.config(), visible) * rows as f64;
-        StepMetric {
-            step: self.optimizer.steps,
-            tokens: self.tokens,
-            seconds,
-            loss,
-            lr: self.config.optimizer.matrix_lr * share,
-            grad_norm,
-            tokens_per_s: rows as f64 / seconds,
-            share_of_peak: flops / seconds / self.peak,
+        if wrong.is_none() {
+            let parameters = &mut self.model.parameters;
+            self.optimizer.step(&cpu, parameters, &mut self.gradients, norm, share);
+            self.ws.weights_changed();
+            self.loss = loss;
         }
+        self.steps += 1;
+        self.tokens += rows as u64;
+        let flops = account::training_flops(self.model.config(), visible) * rows as f64;
+        self.flops += flops;
+
+        let (step, tokens) = (self.steps, self.tokens);
+        let lr = self.config.optimizer.matrix_lr * share;
+        let metric = match wrong {
+            None => Metric::Step(StepMetric { step, tokens, loss, lr, grad_norm: norm }),
+            Some(skipped) => Metric::Skipped { step, tokens, skipped },
+        };
+        let seconds = start.elapsed().as_secs_f64();
+        let (tokens_per_s, share_of_peak) = (rows as f64 / seconds, flops / seconds / self.peak);
+        (metric, Timing { step, tokens, seconds, tokens_per_s, share_of_peak })
     }
 
-    /// Gradients of the mean nats over all targets of `batches`: mean loss, rows, mean number of
+    /// Gradients of the mean nats over all `targets` of `batches`: mean loss, rows, mean number of
     /// visible positions.
-    fn gradients(&mut self, batches: &[Batch]) -> (f64, usize, f64) {
-        let count = |b: &Batch| b.targets.iter().filter(|t| **t != IGNORE).count();
-        let targets: usize = batches.iter().map(count).sum();
+    fn gradients(&mut self, batches: &[Batch], targets: usize) -> (f64, usize, f64) {
         let weight = 1.0 / targets.max(1) as f32;
         self.gradients.clear();
         let mut sum = 0.0;
@@ -269,31 +421,38 @@ impl<'a> Trainer<'a> {
         nats / std::f64::consts::LN_2 / validation.bytes.max(1) as f64
     }
 
-    /// Trains to the end of the budget, or until the observer stops it.
+    /// Trains to the end of the budget, or until the observer stops it; either way with a
+    /// checkpoint of where it is.
+    ///
+    /// # Errors
+    /// What can't be written; a run that goes wrong again and again.
     pub fn run(
         &mut self,
         source: &mut dyn Source,
         validation: &Validation,
         observer: &mut dyn Observer,
-    ) -> Summary {
-        let mut seconds = 0.0;
-        let (mut share_seconds, mut loss, mut heldout) = (0.0, f64::NAN, None);
-        let first_token = self.tokens;
+        checkpoints: &mut Checkpoints,
+    ) -> Result<Summary, TrainError> {
+        let mut saved = Instant::now();
         let mut stopped = false;
         while self.tokens < self.config.tokens && !stopped {
             let before = self.tokens;
-            let mut metric = self.step(source);
-            seconds += metric.seconds;
-            share_seconds += metric.seconds * metric.share_of_peak;
-            loss = metric.loss;
-            metric.seconds = seconds;
-            let (step, tokens) = (metric.step, metric.tokens);
-            observer.metric(&Metric::Step(metric));
+            let (metric, timing) = self.step(source);
+            observer.metric(&metric);
+            observer.timing(&timing);
+            let (step, tokens) = (self.steps, self.tokens);
+            if let Metric::Skipped { skipped, .. } = metric
+                && self.guard.in_a_row >= self.config.guards.skips.max(1)
+            {
+                let rolled_back_to = self.roll_back(checkpoints, skipped)?;
+                observer.metric(&Metric::RolledBack { step, tokens, rolled_back_to });
+            }
             let done = tokens >= self.config.tokens;
             let due = |every: u64| every > 0 && (done || before / every != tokens / every);
-            if due(self.config.validate_tokens) && !validation.batches.is_empty() {
+            let measured = due(self.config.validate_tokens) && !validation.batches.is_empty();
+            if measured {
                 let bits = self.validate(validation);
-                heldout = Some(bits);
+                self.heldout = Some(bits);
                 observer.metric(&Metric::HeldOut { step, tokens, heldout_bits_per_byte: bits });
             }
             if due(self.config.sample_tokens) {
@@ -302,17 +461,63 @@ impl<'a> Trainer<'a> {
                 }
             }
             stopped = observer.stop() && !done;
+            if measured || done || stopped || saved.elapsed() > CHECKPOINT_EVERY {
+                observer.saving()?;
+                let state = self.state(source, checkpoints);
+                let (parameters, optimizer) = (&self.model.parameters, &self.optimizer);
+                checkpoints.save(&state, measured, parameters, optimizer)?;
+                saved = Instant::now();
+            }
         }
-        Summary {
-            steps: self.optimizer.steps,
+        if !stopped {
+            checkpoints.finish()?;
+        }
+        Ok(Summary {
+            steps: self.steps,
             tokens: self.tokens,
-            seconds,
-            tokens_per_s: (self.tokens - first_token) as f64 / seconds.max(1e-9),
-            share_of_peak: share_seconds / seconds.max(1e-9),
-            loss,
-            heldout_bits_per_byte: heldout,
+            flops: self.flops,
+            loss: self.loss,
+            heldout_bits_per_byte: self.heldout,
+            skipped: self.guard.skipped,
+            rollbacks: self.guard.rollbacks,
             step_memory: self.ws.bytes(),
             stopped,
+        })
+    }
+
+    /// Where the run is.
+    fn state(&self, source: &dyn Source, checkpoints: &Checkpoints) -> State {
+        State {
+            schema_version: checkpoint::SCHEMA_VERSION,
+            key: checkpoints.key(),
+            tokens: self.tokens,
+            steps: self.steps,
+            updates: self.optimizer.steps,
+            flops: self.flops,
+            loss: self.loss,
+            heldout_bits_per_byte: self.heldout,
+            guard: self.guard.clone(),
+            loader: source.state(),
+        }
+    }
+
+    /// Takes weights and moments of the last measured checkpoint; the data goes on from where it
+    /// is, past what went wrong. Returns the checkpoint's step.
+    fn roll_back(&mut self, checkpoints: &Checkpoints, reason: String) -> Result<u64, TrainError> {
+        let (step, times) = (self.steps, self.guard.rollbacks);
+        let failed = |tried: String| Err(TrainError::Diverged { step, reason, tried });
+        if times >= self.config.guards.rollbacks {
+            return failed(format!("the run has gone back to an earlier checkpoint {times} times"));
+        }
+        let parameters = &mut self.model.parameters;
+        match checkpoints.load_measured(parameters, &mut self.optimizer)? {
+            None => failed("there is no earlier checkpoint to go back to".into()),
+            Some(state) => {
+                self.guard.roll_back_to(&state.guard);
+                self.ws.weights_changed();
+                (self.loss, self.heldout) = (state.loss, state.heldout_bits_per_byte);
+                Ok(state.steps)
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::format::{bytes, count, duration, percent, tick};
+use super::format::{bytes, count, percent, tick};
 use super::plot::{self, Curve, Level, Plot, Tone};
 use crate::Error;
 use crate::run::{Kind, Metric, RunDirectory};
@@ -12,6 +12,8 @@ use crate::task::{HEADLINE, ModelResults, Score, Transcript};
 const SHOWN: usize = 900;
 /// Samples shown of those written during training.
 const SAMPLES: usize = 8;
+/// Skipped steps that are listed.
+const SKIPPED: usize = 20;
 
 /// Everything both templates place.
 #[derive(Serialize)]
@@ -27,7 +29,7 @@ pub struct View {
     plots: Vec<Figure>,
     curve: Vec<CurveRow>,
     stages: Vec<StageRow>,
-    stages_seconds: String,
+    skipped: Vec<String>,
     kinds: Vec<KindRow>,
     overlap: Vec<OverlapRow>,
     model: Vec<Named>,
@@ -42,9 +44,9 @@ pub struct View {
 
 /// A name and its value.
 #[derive(Serialize)]
-struct Named {
-    name: String,
-    value: String,
+pub(super) struct Named {
+    pub name: String,
+    pub value: String,
 }
 
 #[derive(Serialize)]
@@ -95,17 +97,17 @@ struct CurveRow {
     tokens: String,
     loss: String,
     bits: String,
-    speed: String,
 }
 
+/// What a stage of training took.
 #[derive(Serialize)]
 struct StageRow {
     stage: String,
-    time: String,
+    steps: String,
     tokens: String,
-    speed: String,
-    share: String,
-    memory: String,
+    flops: String,
+    skipped: u64,
+    rollbacks: u64,
 }
 
 #[derive(Serialize)]
@@ -174,10 +176,7 @@ impl View {
             plots: plots(record)?,
             curve: curve(record),
             stages: stages(record),
-            stages_seconds: match record.stages.is_empty() {
-                true => String::new(),
-                false => duration(record.stages.iter().map(|s| s.seconds).sum()),
-            },
+            skipped: skipped(record),
             kinds: kinds(record),
             overlap: overlap(record),
             model: model(record),
@@ -219,12 +218,6 @@ fn tiles(record: &RunDirectory) -> Vec<Tile> {
             value: percent(score.share.value),
             note: interval(score),
         });
-    }
-    if !record.stages.is_empty() {
-        let seconds = record.stages.iter().map(|s| s.seconds).sum();
-        let peak = record.stages.iter().filter_map(|s| s.peak_rss_bytes).max();
-        let note = peak.map_or(String::new(), |p| format!("at most {} of memory", bytes(p as f64)));
-        tiles.push(Tile { name: "from text to here".into(), value: duration(seconds), note });
     }
     tiles
 }
@@ -309,7 +302,7 @@ fn bits(record: &RunDirectory) -> Vec<Bits> {
         rows.push((format!("{} model", model.model), model.score.bits_per_byte, note, Tone::First));
     }
     for (name, c) in record.compressors.iter().flat_map(|c| [("xz", &c.xz), ("zstd", &c.zstd)]) {
-        let note = format!("{}, {} in {}", c.settings, bytes(c.bytes as f64), duration(c.seconds));
+        let note = format!("{}, {}", c.settings, bytes(c.bytes as f64));
         rows.push((name.into(), c.bits_per_byte, note, Tone::Quiet));
     }
     let most = rows.iter().map(|r| r.1).fold(1e-9, f64::max);
@@ -379,7 +372,6 @@ fn plots(record: &RunDirectory) -> Result<Vec<Figure>, Error> {
             logarithmic: true,
             ..plain("Gradient norm, pretraining", pretrain, |m| m.grad_norm)
         },
-        plain("Speed, tokens per second, pretraining", pretrain, |m| m.tokens_per_s),
         Plot {
             logarithmic: true,
             ..plain("Training loss, nats per token, fine-tuning", finetune, |m| m.loss)
@@ -421,7 +413,6 @@ fn curve(record: &RunDirectory) -> Vec<CurveRow> {
                 tokens: count(m.tokens as f64),
                 loss: text(step.and_then(|s| s.loss), 3),
                 bits: text(m.heldout_bits_per_byte, 3),
-                speed: step.and_then(|s| s.tokens_per_s).map_or(String::new(), count),
             });
         }
     }
@@ -437,22 +428,40 @@ fn spread<'a, T>(items: &[&'a T], limit: usize) -> Vec<&'a T> {
     }
 }
 
+/// What training took, in figures that are the same on every machine.
 fn stages(record: &RunDirectory) -> Vec<StageRow> {
-    record
-        .stages
-        .iter()
+    let trained = record.stages.iter().filter(|s| s.flops.is_some());
+    trained
         .map(|s| StageRow {
             stage: s.stage.clone(),
-            time: duration(s.seconds),
+            steps: s.steps.map_or(String::new(), |n| count(n as f64)),
             tokens: s.tokens.map_or(String::new(), |t| count(t as f64)),
-            speed: match s.tokens {
-                Some(t) if s.seconds > 0.0 => count((t as f64 / s.seconds).round()),
-                _ => String::new(),
-            },
-            share: s.share_of_peak.map_or(String::new(), percent),
-            memory: s.peak_rss_bytes.map_or(String::new(), |b| bytes(b as f64)),
+            flops: s.flops.map_or(String::new(), |f| format!("{:.3} PFLOP", f / 1e15)),
+            skipped: s.skipped_steps,
+            rollbacks: s.rollbacks,
         })
         .collect()
+}
+
+/// Steps that were not learned from, the first of them.
+fn skipped(record: &RunDirectory) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (stage, metrics) in [("pretrain", &record.pretrain), ("finetune", &record.finetune)] {
+        for m in metrics {
+            if let Some(why) = &m.skipped {
+                lines.push(format!("{stage}, step {}: {why}", m.step));
+            }
+            if let Some(to) = m.rolled_back_to {
+                lines.push(format!("{stage}, step {}: back to the weights of step {to}", m.step));
+            }
+        }
+    }
+    let more = lines.len().saturating_sub(SKIPPED);
+    lines.truncate(SKIPPED);
+    if more > 0 {
+        lines.push(format!("and {more} more, in metrics.jsonl"));
+    }
+    lines
 }
 
 fn kinds(record: &RunDirectory) -> Vec<KindRow> {
@@ -508,14 +517,10 @@ fn model(record: &RunDirectory) -> Vec<Named> {
 
 fn facts(record: &RunDirectory) -> Vec<Named> {
     let run = &record.run;
-    let peak = run.peak_flops_per_s.map(|f| format!("{:.0} GFLOP/s", f / 1e9));
     [
         ("version", Some(run.version.clone())),
         ("seed", run.seed.map(|s| s.to_string())),
-        ("processor", Some(run.cpu.clone())),
-        ("instruction set", Some(run.isa.clone())),
-        ("threads", run.threads.map(|t| t.to_string())),
-        ("measured peak of matrix products", peak),
+        ("operands of products", Some(run.products.clone())),
     ]
     .into_iter()
     .filter_map(|(name, value)| Some(Named { name: name.into(), value: value? }))
