@@ -354,6 +354,13 @@ impl Grow {
             peak_flops_per_s: peak,
         };
         store::write_json(&self.run.path("machine.json"), &machine)?;
+        let need = self.disk_bytes(parameters as u64);
+        let free = store::free_bytes(&self.run.root);
+        let left = free.map_or(String::new(), |f| format!(", {}B are free", count(f)));
+        eprintln!("{:>10} up to {}B of disk{left}", "", count(need));
+        if free.is_some_and(|free| free < need) {
+            eprintln!("   note: the disk may fill up; nothing that was saved would be lost");
+        }
         eprintln!(
             "{:>10} {}: {} parameters, {} tokens, {} threads of {}",
             "grow",
@@ -364,6 +371,25 @@ impl Grow {
             self.cpu.isa.name()
         );
         Ok(store::write_json(&self.run.path("run.json"), &about)?)
+    }
+
+    /// The most that the run directory will take: texts and their tokens, models, checkpoints.
+    fn disk_bytes(&self, parameters: u64) -> u64 {
+        // The microworld's texts are about 250 bytes long; one's own are there already. Each is
+        // written as JSON and as tokens.
+        let corpus = &self.recipe.corpus;
+        let text = match &self.source {
+            Source::Own(corpus) => corpus.bytes(),
+            Source::World => {
+                250 * (corpus.documents + corpus.conversations + corpus.finetune + corpus.heldout)
+            }
+        };
+        // Weights and two moments, and one more while it is written.
+        let checkpoints =
+            |t: &train::TrainConfig| (t.keep_checkpoints as u64 + 3) * 12 * parameters;
+        let [first, second] = [&self.recipe.pretrain, &self.recipe.finetune].map(checkpoints);
+        // Pretraining keeps two when fine-tuning begins.
+        3 * text + 8 * parameters + first.max(24 * parameters + second)
     }
 
     /// Does all stages up to one; returns the last.

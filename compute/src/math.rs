@@ -4,7 +4,8 @@
 use crate::simd::Simd;
 
 /// `e^x`, within 2 units in the last place for `-87.3 <= x <= 88.3`; clamped outside, and exactly
-/// 0 below -87.3 (so that a masked score, -inf, weighs nothing). NaN gives 0.
+/// 0 below -87.3 (so that a masked score, -inf, weighs nothing). NaN gives NaN: what went wrong
+/// shows in the loss.
 ///
 /// Cody–Waite reduction to `|r| <= ln 2 / 2`, then the Taylor–Remez polynomial of degree 6.
 ///
@@ -15,7 +16,8 @@ pub unsafe fn exp<S: Simd>(x: S::F) -> S::F {
     // SAFETY: the instruction set is the caller's promise.
     unsafe {
         let low = S::splat(-87.3);
-        let clamped = S::min(S::max(x, low), S::splat(88.3));
+        // Both give their second operand, x, where that is NaN.
+        let clamped = S::min(S::splat(88.3), S::max(low, x));
         let n = S::round(S::mul(clamped, S::splat(std::f32::consts::LOG2_E)));
         let r = S::fma(n, S::splat(-0.693_359_4), clamped);
         let r = S::fma(n, S::splat(2.121_944_4e-4), r);
@@ -23,9 +25,18 @@ pub unsafe fn exp<S: Simd>(x: S::F) -> S::F {
         for c in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
             p = S::fma(p, r, S::splat(c));
         }
-        // NaN compares false and is thus 0 too.
-        S::select(S::lt(low, x), S::scale2(p, n), S::splat(0.0))
+        S::select(S::lt(x, low), S::splat(0.0), S::scale2(p, n))
     }
+}
+
+/// As [`exp`], but NaN gives 0: the difference of two masked scores, -inf, weighs nothing.
+///
+/// # Safety
+/// As for [`Simd`].
+#[inline(always)]
+pub unsafe fn exp_masked<S: Simd>(x: S::F) -> S::F {
+    // SAFETY: the instruction set is the caller's promise.
+    unsafe { S::select(S::lt(S::splat(-87.3), x), exp::<S>(x), S::splat(0.0)) }
 }
 
 /// `1 / (1 + e^-x)`.

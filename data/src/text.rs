@@ -154,6 +154,11 @@ impl Corpus {
         self.heldout = format!("the end of {name}, {:.1} % of the text", percent(tail));
     }
 
+    /// Bytes of all text.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().flat_map(|f| &f.documents).map(|d| d.1 as u64).sum()
+    }
+
     /// Hash of all text with its paths, and of what is held out.
     pub fn hash(&self) -> Hash {
         let mut hasher = store::hash::Hasher::default();

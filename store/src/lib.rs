@@ -86,6 +86,12 @@ pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Store
         .map_err(|e| StoreError::Damaged { path: path.to_path_buf(), reason: e.to_string() })
 }
 
+/// Bytes that the disk of a folder has left for us; `None` where the system doesn't tell.
+pub fn free_bytes(folder: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    Some(disk.f_bavail * disk.f_frsize)
+}
+
 /// Creates a folder and those above it.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use super::{AttentionShape, BLOCK, check_spans, with_scratch, with_units};
 use crate::Span;
 use crate::cpu::Cpu;
 use crate::kv::padded;
-use crate::math::exp;
+use crate::math::exp_masked;
 use crate::simd::{LANES, Simd, at};
 
 /// Gradients of [`forward`](super::forward): writes `dq`, `dk` and `dv` given `dout` and what
@@ -241,7 +241,7 @@ impl Task<'_> {
                     for v in 0..vectors {
                         let (p, ds) =
                             (x.p.add(r * BLOCK + v * LANES), x.ds.add(r * BLOCK + v * LANES));
-                        let weight = exp::<S>(S::sub(S::load(p), lse));
+                        let weight = exp_masked::<S>(S::sub(S::load(p), lse));
                         S::store(p, weight);
                         S::store(ds, S::mul(weight, S::sub(S::load(ds), delta)));
                     }

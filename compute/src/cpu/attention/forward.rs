@@ -6,7 +6,7 @@ use super::{AttentionShape, BLOCK, CachedSpan, check_spans, with_scratch, with_u
 use crate::Span;
 use crate::cpu::Cpu;
 use crate::kv::{KvPages, PageId, padded};
-use crate::math::exp;
+use crate::math::exp_masked;
 use crate::simd::{LANES, Simd};
 
 /// Rows of a task at most: enough to make packing a block of keys cheap.
@@ -312,14 +312,14 @@ unsafe fn tile<S: Transpose>(
         let max = S::max(before, reduce::<S, false>(top));
         S::store_n(lines.max.add(line), max, rows);
         let mut rescale = [0.0f32; LANES];
-        S::store(rescale.as_mut_ptr(), exp::<S>(S::sub(before, max)));
+        S::store(rescale.as_mut_ptr(), exp_masked::<S>(S::sub(before, max)));
         for (r, rescale) in rescale.iter().enumerate().take(rows) {
             let x = lines.p.add(r * BLOCK);
             let sum = lines.sum.add((line + r) * LANES);
             let max = S::splat(*lines.max.add(line + r));
             let mut total = S::mul(S::load(sum), S::splat(*rescale));
             for v in 0..vectors {
-                let weight = exp::<S>(S::sub(S::load(x.add(v * LANES)), max));
+                let weight = exp_masked::<S>(S::sub(S::load(x.add(v * LANES)), max));
                 S::store(x.add(v * LANES), weight);
                 total = S::add(total, weight);
             }
