@@ -124,10 +124,11 @@ pub fn train(args: &BenchTrainArgs, threads: usize) -> Result<BenchTrain, String
         torch_dtype: "float32".into(),
     };
     config.check().map_err(|e| e.to_string())?;
-    let parameters = initialise(&config, &Init::default(), 0);
+    // As in the middle of a run: nothing is 0.
+    let parameters = initialise(&config, &Init { output_gain: 1.0, ..Init::default() }, 0);
     let mut model = Transformer::new(config, parameters);
     let mut settings = TrainConfig {
-        tokens: u64::MAX,
+        tokens: (args.batch_tokens * (args.steps + 2)) as u64,
         batch_tokens: args.batch_tokens,
         micro_tokens: args.micro_tokens.max(args.context),
         dtype: Precision::Auto,

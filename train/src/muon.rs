@@ -8,6 +8,8 @@ use compute::cpu::update::{axpby, squared_norm};
 /// Coefficients of the quintic step, tuned by its authors for a steep slope at 0.
 const QUINTIC: [f32; 3] = [3.4445, -4.7750, 2.0315];
 const STEPS: usize = 5;
+/// A shorter gradient is none.
+const LEAST: f32 = 1e-7;
 
 /// Settings of one Muon step.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +57,12 @@ pub fn step(
 /// is `X ← a X + (b A + c A²) X` with `A = X Xᵀ`, on the shorter side.
 fn orthogonalise(cpu: &Cpu, rows: usize, cols: usize, scratch: &mut Scratch) {
     let Scratch { x, gram, square, next } = scratch;
-    let norm = squared_norm(cpu, x).sqrt() as f32 + 1e-7;
+    let norm = squared_norm(cpu, x).sqrt() as f32;
+    if norm < LEAST {
+        // Rounding errors of nothing. Their squares would be subnormal numbers, which are slow.
+        x.fill(0.0);
+        return;
+    }
     x.iter_mut().for_each(|v| *v /= norm);
     let (n, m) = (rows.min(cols), rows.max(cols));
     gram.resize(n * n, 0.0);
