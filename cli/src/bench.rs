@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
 use compute::cpu::peak;
 use compute::rng::Rng;
 use compute::tensor::DType;
@@ -47,6 +48,9 @@ pub struct BenchTrainArgs {
     /// Steps that are timed (two more warm up); the median counts.
     #[arg(long, default_value_t = 10)]
     steps: usize,
+    /// Shows where the time of a step goes, by operation.
+    #[arg(long)]
+    profile: bool,
     /// AdamW for all parameters, instead of Muon for the inner matrices.
     #[arg(long)]
     adamw: bool,
@@ -71,6 +75,29 @@ pub struct BenchTrain {
     pub peak_flops_per_s: f64,
     /// Most memory that the process held.
     pub peak_rss_bytes: u64,
+    /// Where the time of a step goes, by operation.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub profile: Vec<Operation>,
+}
+
+/// What an operation takes of a step.
+#[derive(Debug, Serialize)]
+pub struct Operation {
+    /// Its name.
+    pub operation: &'static str,
+    /// Calls in a step.
+    pub calls: f64,
+    /// Of a step.
+    pub seconds: f64,
+    /// Share of the step's time.
+    pub share_of_step: f64,
+    /// Arithmetic of its products.
+    pub flops_per_s: f64,
+    /// What it has to read and write, whether from memory or a cache.
+    pub bytes_per_s: f64,
+    /// The larger of FLOP/s against the peak and bytes/s against memory's; above 1 where caches
+    /// serve it.
+    pub share_of_limit: f64,
 }
 
 /// Sequences of random tokens.
@@ -138,10 +165,35 @@ pub fn train(args: &BenchTrainArgs, threads: usize) -> Result<BenchTrain, String
     let count = model.parameters.count();
     let mut source = Random { rng: Rng::new(1), context: args.context, vocab: args.vocab as u32 };
     let mut trainer = Trainer::new(cpu.clone(), &mut model, settings, products, peak);
-    let mut steps: Vec<_> = (0..args.steps + 2).map(|_| trainer.step(&mut source).1).collect();
-    let mut steps = steps.split_off(2);
+    let mut steps: Vec<_> = (0..2).map(|_| trainer.step(&mut source).1).collect();
+    steps.clear();
+    if args.profile {
+        trainer.profile().begin();
+    }
+    steps.extend((0..args.steps).map(|_| trainer.step(&mut source).1));
+    let entries = trainer.profile().finish();
+    let total: f64 = steps.iter().map(|s| s.seconds).sum();
     steps.sort_by(|a, b| a.tokens_per_s.total_cmp(&b.tokens_per_s));
-    let median = &steps[steps.len() / 2];
+    let Some(median) = steps.get(steps.len() / 2) else {
+        return Err("--steps 0: at least one step is timed".into());
+    };
+    let bandwidth = if args.profile { peak::read_bandwidth(&cpu) } else { 0.0 };
+    let n = args.steps as f64;
+    let mut profile: Vec<Operation> = (entries.into_iter())
+        .map(|(operation, e)| {
+            let (flops_per_s, bytes_per_s) = (e.flops / e.seconds, e.bytes / e.seconds);
+            Operation {
+                operation,
+                calls: e.calls as f64 / n,
+                seconds: e.seconds / n,
+                share_of_step: e.seconds / total,
+                flops_per_s,
+                bytes_per_s,
+                share_of_limit: (flops_per_s / peak).max(bytes_per_s / bandwidth),
+            }
+        })
+        .collect();
+    profile.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
     Ok(BenchTrain {
         parameters: count,
         dtype: if products == DType::F32 { "f32" } else { "bf16" },
@@ -151,5 +203,40 @@ pub fn train(args: &BenchTrainArgs, threads: usize) -> Result<BenchTrain, String
         flops_per_s: median.share_of_peak * peak,
         peak_flops_per_s: peak,
         peak_rss_bytes: crate::progress::peak_rss_bytes(),
+        profile,
     })
+}
+
+/// The profile as a table.
+pub fn table(profile: &[Operation]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header([
+        "operation",
+        "calls",
+        "ms",
+        "of the step",
+        "GFLOP/s",
+        "GB/s",
+        "of the limit",
+    ]);
+    for o in profile {
+        let flops =
+            if o.flops_per_s > 0.0 { format!("{:.0}", o.flops_per_s / 1e9) } else { String::new() };
+        table.add_row([
+            o.operation.to_string(),
+            format!("{:.0}", o.calls),
+            format!("{:.2}", o.seconds * 1e3),
+            format!("{:.1} %", o.share_of_step * 100.0),
+            flops,
+            format!("{:.1}", o.bytes_per_s / 1e9),
+            format!("{:.0} %", o.share_of_limit * 100.0),
+        ]);
+    }
+    for i in 1..table.column_count() {
+        if let Some(column) = table.column_mut(i) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
 }

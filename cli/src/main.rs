@@ -99,8 +99,14 @@ fn run(command: &Command, common: &Common) -> Result<Value, Failure> {
         Command::Score(args) => score::score(args, common),
         Command::Bench(BenchCommand::Train(args)) => {
             let result = bench::train(args, common.threads()).map_err(Failure::invalid)?;
-            let value = serde_json::to_value(&result).map_err(Failure::failed)?;
-            common.table(&value);
+            let mut value = serde_json::to_value(&result).map_err(Failure::failed)?;
+            if !common.json && !result.profile.is_empty() {
+                value.as_object_mut().map(|v| v.remove("profile"));
+                common.table(&value);
+                common::say(&bench::table(&result.profile).trim_fmt());
+            } else {
+                common.table(&value);
+            }
             Ok(value)
         }
     }

@@ -7,6 +7,7 @@ pub mod kv;
 pub mod math;
 pub mod parameters;
 pub mod pool;
+pub mod profile;
 pub mod rng;
 pub mod simd;
 pub mod tape;

@@ -15,6 +15,7 @@ use crate::cpu::matmul::{Mat, Packed, Rows, gemm, gemm_bf16, gemm_packed, to_bf1
 use crate::cpu::{embedding, gated, norm, softmax, update};
 use crate::kv::KvPages;
 use crate::parameters::{Gradients, ParamId, Parameters};
+use crate::profile::Profile;
 use crate::tensor::{DType, Tensor};
 use crate::{Cpu, IGNORE, Span};
 
@@ -29,6 +30,8 @@ pub struct Workspace {
     floats: Arena<f32>,
     halves: Arena<u16>,
     packs: Vec<Packs>,
+    /// Where the time goes.
+    pub profile: Profile,
 }
 
 /// A weight `[out, in]` packed as the right operand of both products it takes part in.
@@ -45,7 +48,7 @@ impl Workspace {
     /// An empty workspace. `products` is the type of the operands of matrix products.
     pub fn new(cpu: Arc<Cpu>, products: DType) -> Workspace {
         let (floats, halves) = (Arena::default(), Arena::default());
-        Workspace { cpu, products, floats, halves, packs: Vec::new() }
+        Workspace { cpu, products, floats, halves, packs: Vec::new(), profile: Profile::default() }
     }
 
     /// The device.
@@ -102,11 +105,13 @@ impl Workspace {
         };
         let source = Mat { data: value.f32(), stride: inputs, transposed: !backward };
         let bf16 = self.products == DType::Bf16;
+        let clock = self.profile.start();
         match slot {
-            Some(packed) if packed.is_valid() => {}
+            Some(packed) if packed.is_valid() => return,
             Some(packed) => packed.pack(&self.cpu, k, n, source, bf16),
             None => *slot = Some(Packed::new(&self.cpu, k, n, source, bf16)),
         }
+        self.profile.stop(clock, "pack weights", 0.0, 2 * k * n);
     }
 
     /// `c = a · (wᵀ or w)`, or `c += …`. `a`: `[rows, k]`.
@@ -122,16 +127,21 @@ impl Workspace {
         accumulate: bool,
     ) {
         self.pack(parameters, id, backward);
+        let clock = self.profile.start();
         let packs = &self.packs[id.0];
         if let Some(b) = if backward { &packs.backward } else { &packs.forward } {
-            let n = b.n();
-            gemm_packed(&self.cpu, rows, n, b.k(), a, b, c, n, accumulate);
+            let (n, k) = (b.n(), b.k());
+            gemm_packed(&self.cpu, rows, n, k, a, b, c, n, accumulate);
+            let name = if backward { "product, to input" } else { "product" };
+            let moved = rows * k + k * n + rows * n * if accumulate { 2 } else { 1 };
+            self.profile.stop(clock, name, 2.0 * (rows * n * k) as f64, moved);
         }
     }
 
     /// `dw += dyᵀ x`. `dy`: `[rows, out]`, `x`: `[rows, in]`.
     fn weight_gradient(&mut self, dy: Operand<'_>, x: Operand<'_>, rows: usize, dw: &mut [f32]) {
         let (m, n) = (dy.cols, x.cols);
+        let clock = self.profile.start();
         match (dy.half, x.half) {
             (Some(dy), Some(x)) => {
                 let a = Mat { data: dy, stride: m, transposed: true };
@@ -144,13 +154,17 @@ impl Workspace {
                 gemm(&self.cpu, m, n, rows, a, b, dw, n, true);
             }
         }
+        let moved = rows * (m + n) + 2 * m * n;
+        self.profile.stop(clock, "product, to weight", 2.0 * (rows * m * n) as f64, moved);
     }
 
     /// A bf16 copy, if products want one.
     fn halve(&mut self, x: &[f32]) -> Option<Vec<u16>> {
         (self.products == DType::Bf16).then(|| {
+            let clock = self.profile.start();
             let mut half = self.halves.take(x.len());
             to_bf16(&self.cpu, x, &mut half);
+            self.profile.stop(clock, "round to bf16", 0.0, x.len() * 3 / 2);
             half
         })
     }
@@ -265,8 +279,10 @@ impl Tape<'_> {
     /// Rows of `table` (`[vocab, width]`) by id: `[ids, width]`.
     pub fn embedding(&mut self, table: ParamId, ids: &Rc<[u32]>) -> Var {
         let width = self.parameters.get(table).value.cols();
+        let clock = self.ws.profile.start();
         let mut y = self.ws.floats.take(ids.len() * width);
         embedding::embedding(&self.ws.cpu, self.parameters.f32(table), ids, width, &mut y);
+        self.ws.profile.stop(clock, "embedding", 0.0, 2 * y.len());
         self.push(y, ids.len(), Op::Embedding { table, ids: ids.clone() })
     }
 
@@ -278,8 +294,10 @@ impl Tape<'_> {
 
     /// `y = residual + x wᵀ`: each output's chain starts from the residual.
     pub fn linear_add(&mut self, x: Var, w: ParamId, residual: Var) -> Var {
+        let clock = self.ws.profile.start();
         let mut y = self.ws.floats.take(self.nodes[residual.0].value.len());
         update::copy(&self.ws.cpu, self.value(residual), &mut y);
+        self.ws.profile.stop(clock, "copy, add", 0.0, 2 * y.len());
         self.linear_onto(y, x, w, Some(residual))
     }
 
@@ -299,10 +317,12 @@ impl Tape<'_> {
     /// RMS norm of each row, times `w`.
     pub fn rms_norm(&mut self, x: Var, w: ParamId, eps: f32) -> Var {
         let (rows, cols) = self.shape(x);
+        let clock = self.ws.profile.start();
         let mut y = self.ws.floats.take(rows * cols);
         let mut inv = self.ws.floats.take(rows);
         let weight = self.parameters.f32(w);
         norm::rms_norm(&self.ws.cpu, self.value(x), weight, eps, &mut y, &mut inv);
+        self.ws.profile.stop(clock, "norm", 0.0, 2 * y.len());
         self.push(y, rows, Op::RmsNorm { x, w, inv })
     }
 
@@ -318,11 +338,13 @@ impl Tape<'_> {
     ) -> Var {
         let (rows, cols) = self.shape(x);
         let weight = w.map_or(&[][..], |w| self.parameters.f32(w));
+        let clock = self.ws.profile.start();
         let mut y = self.ws.floats.take(rows * cols);
         let heads = if weight.is_empty() { 0 } else { cols / weight.len() };
         let mut inv = self.ws.floats.take(rows * heads);
         let x_value = &self.nodes[x.0].value;
         norm_rotate(&self.ws.cpu, x_value, weight, eps, rope, positions, &mut y, &mut inv);
+        self.ws.profile.stop(clock, "norm and rotate heads", 0.0, 2 * y.len());
         let (rope, positions) = (rope.clone(), positions.clone());
         self.push(y, rows, Op::Heads { x, w, inv, rope, positions })
     }
@@ -338,10 +360,13 @@ impl Tape<'_> {
         spans: &Rc<[Span]>,
     ) -> Var {
         let (rows, cols) = self.shape(q);
+        let clock = self.ws.profile.start();
         let mut out = self.ws.floats.take(rows * cols);
         let mut lse = self.ws.floats.take(rows * shape.heads);
         let (qv, kv, vv) = (self.value(q), self.value(k), self.value(v));
         attention::forward(&self.ws.cpu, &shape, spans, qv, kv, vv, &mut out, &mut lse);
+        let (flops, moved) = attention_work(&shape, spans, out.len() + kv.len());
+        self.ws.profile.stop(clock, "attention", flops, moved);
         let spans = spans.clone();
         self.push(out, rows, Op::Attention { q, k, v, shape, spans, lse })
     }
@@ -379,8 +404,10 @@ impl Tape<'_> {
     /// `silu(gate) * up`.
     pub fn swiglu(&mut self, gate: Var, up: Var) -> Var {
         let (rows, cols) = self.shape(gate);
+        let clock = self.ws.profile.start();
         let mut y = self.ws.floats.take(rows * cols);
         gated::swiglu(&self.ws.cpu, self.value(gate), self.value(up), &mut y);
+        self.ws.profile.stop(clock, "gate", 0.0, 3 * y.len());
         self.push(y, rows, Op::SwiGlu { gate, up })
     }
 
@@ -429,7 +456,9 @@ impl Tape<'_> {
             let weight = |r: &usize| weights[*r];
             let s: Vec<f32> = dh.iter().flat_map(|_| piece.iter().map(weight)).collect();
             let mut nats = vec![0.0; piece.len()];
+            let clock = self.ws.profile.start();
             softmax::cross_entropy(&self.ws.cpu, &mut logits, &t, &s, &mut nats);
+            self.ws.profile.stop(clock, "cross-entropy", 0.0, 2 * logits.len());
             piece.iter().zip(&nats).for_each(|(r, n)| loss.rows[*r] = *n);
 
             if let (Some(dh), Some(gradients)) = (&mut dh, &mut self.gradients) {
@@ -461,7 +490,9 @@ impl Tape<'_> {
         match &mut self.nodes[x.0].gradient {
             slot @ None => *slot = Some(dx),
             Some(sum) => {
+                let clock = self.ws.profile.start();
                 update::axpby(&self.ws.cpu, 1.0, &dx, 1.0, sum);
+                self.ws.profile.stop(clock, "copy, add", 0.0, 3 * dx.len());
                 self.ws.floats.give(dx);
             }
         }
@@ -508,7 +539,9 @@ impl Tape<'_> {
             Op::Input => ws.floats.give(dy),
             Op::Embedding { table, ids } => {
                 if trainable(table) {
+                    let clock = ws.profile.start();
                     embedding::embedding_backward(&cpu, &dy, &ids, cols, gradients.get_mut(table));
+                    ws.profile.stop(clock, "embedding, backward", 0.0, 3 * dy.len());
                 }
                 ws.floats.give(dy);
             }
@@ -532,6 +565,7 @@ impl Tape<'_> {
                 }
             }
             Op::RmsNorm { x, w, inv } => {
+                let clock = ws.profile.start();
                 let weight = parameters.f32(w);
                 let mut partial = ws.floats.take(rows.div_ceil(norm::BLOCK) * weight.len());
                 let mut dx = ws.floats.take(rows * cols);
@@ -539,10 +573,12 @@ impl Tape<'_> {
                 let dw = if trainable(w) { gradients.get_mut(w) } else { &mut unused };
                 let xv = &nodes[x.0].value;
                 norm::rms_norm_backward(&cpu, xv, weight, &inv, &dy, &mut dx, dw, &mut partial);
+                ws.profile.stop(clock, "norm, backward", 0.0, 3 * dx.len());
                 [partial, inv, dy].into_iter().for_each(|b| ws.floats.give(b));
                 self.add_gradient(x, dx);
             }
             Op::Heads { x, w, inv, rope, positions } => {
+                let clock = ws.profile.start();
                 let weight = w.map_or(&[][..], |w| parameters.f32(w));
                 let mut partial = ws.floats.take(rows.div_ceil(norm::BLOCK) * weight.len());
                 let mut dx = ws.floats.take(rows * cols);
@@ -564,30 +600,43 @@ impl Tape<'_> {
                     dw,
                     &mut partial,
                 );
+                ws.profile.stop(clock, "norm and rotate heads, backward", 0.0, 3 * dx.len());
                 [partial, inv, dy].into_iter().for_each(|b| ws.floats.give(b));
                 self.add_gradient(x, dx);
             }
             Op::Attention { q, k, v, shape, spans, lse } => {
+                let clock = ws.profile.start();
                 let [mut dq, mut dk, mut dv] =
                     [q, k, v].map(|x| ws.floats.take(nodes[x.0].value.len()));
                 let [qv, kv, vv, out] = [q, k, v, Var(i)].map(|x| &nodes[x.0].value[..]);
                 attention::backward(
                     &cpu, &shape, &spans, qv, kv, vv, out, &lse, &dy, &mut dq, &mut dk, &mut dv,
                 );
+                let (flops, moved) = attention_work(&shape, &spans, dq.len() + dk.len());
+                ws.profile.stop(clock, "attention, backward", 2.5 * flops, 2 * moved);
                 [lse, dy].into_iter().for_each(|b| ws.floats.give(b));
                 [(q, dq), (k, dk), (v, dv)].into_iter().for_each(|(x, d)| self.add_gradient(x, d));
             }
             Op::SwiGlu { gate, up } => {
+                let clock = ws.profile.start();
                 let mut dgate = ws.floats.take(dy.len());
                 let mut dup = ws.floats.take(dy.len());
                 let (g, u) = (&nodes[gate.0].value, &nodes[up.0].value);
                 gated::swiglu_backward(&cpu, g, u, &dy, &mut dgate, &mut dup);
+                ws.profile.stop(clock, "gate, backward", 0.0, 5 * dy.len());
                 ws.floats.give(dy);
                 self.add_gradient(gate, dgate);
                 self.add_gradient(up, dup);
             }
         }
     }
+}
+
+/// FLOPs of attention, two products over what each row sees, and words that it moves: inputs and
+/// outputs, where `width` is the words of queries and keys.
+fn attention_work(shape: &AttentionShape, spans: &[Span], width: usize) -> (f64, usize) {
+    let seen: f64 = spans.iter().map(|s| (s.len * (s.len + 1)) as f64 / 2.0).sum();
+    (4.0 * seen * (shape.heads * shape.head_dim) as f64, 2 * width)
 }
 
 impl Drop for Tape<'_> {

@@ -53,6 +53,12 @@ pub fn step(
     axpby(cpu, -rate, &scratch.x, 1.0 - s.lr * s.weight_decay, w);
 }
 
+/// Floating-point operations of the products of a step.
+pub fn flops(rows: usize, cols: usize) -> f64 {
+    let (n, m) = (rows.min(cols) as f64, rows.max(cols) as f64);
+    STEPS as f64 * (4.0 * n * n * m + 2.0 * n * n * n)
+}
+
 /// `scratch.x` (`[rows, cols]`) to about `U Vᵀ` of its singular value decomposition: every step
 /// is `X ← a X + (b A + c A²) X` with `A = X Xᵀ`, on the shorter side.
 fn orthogonalise(cpu: &Cpu, rows: usize, cols: usize, scratch: &mut Scratch) {

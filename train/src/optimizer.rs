@@ -150,6 +150,17 @@ impl Optimizer {
     }
 }
 
+impl Optimizer {
+    /// Floating-point operations of products in a step: those of Muon.
+    pub fn flops(&self, parameters: &Parameters) -> f64 {
+        let each = parameters.iter().zip(&self.moments).map(|(p, moments)| match moments {
+            Moments::Muon(_) => muon::flops(p.value.rows(), p.value.cols()),
+            _ => 0.0,
+        });
+        each.sum()
+    }
+}
+
 /// The length of all gradients together.
 pub fn norm(cpu: &Cpu, gradients: &Gradients) -> f64 {
     gradients.iter().map(|g| squared_norm(cpu, g)).sum::<f64>().sqrt()

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use compute::parameters::Gradients;
+use compute::profile::Profile;
 use compute::tape::Workspace;
 use compute::tensor::DType;
 use compute::{Cpu, IGNORE};
@@ -349,17 +350,27 @@ impl<'a> Trainer<'a> {
         Ok(true)
     }
 
+    /// Starts to measure where the time goes.
+    pub fn profile(&mut self) -> &mut Profile {
+        &mut self.ws.profile
+    }
+
     /// One step on the next batches of a source: what was measured, and how long it took.
     pub fn step(&mut self, source: &mut dyn Source) -> (Metric, Timing) {
         let start = Instant::now();
         let parts = self.config.batch_tokens.div_ceil(self.config.micro_tokens);
+        let clock = self.ws.profile.start();
         let batches: Vec<Batch> =
             (0..parts).map(|_| source.next(self.config.micro_tokens)).collect();
+        self.ws.profile.stop(clock, "batches", 0.0, 0);
         let count = |b: &Batch| b.targets.iter().filter(|t| **t != IGNORE).count();
         let targets: usize = batches.iter().map(count).sum();
         let (loss, rows, visible) = self.gradients(&batches, targets);
         let cpu = self.ws.cpu().clone();
+        let elements = self.model.parameters.count();
+        let clock = self.ws.profile.start();
         let norm = optimizer::norm(&cpu, &self.gradients);
+        self.ws.profile.stop(clock, "length of the gradient", 0.0, elements);
 
         let wrong = if targets == 0 {
             self.guard.skip();
@@ -372,8 +383,11 @@ impl<'a> Trainer<'a> {
         let half = rows as f64 / 2.0 / self.config.tokens as f64;
         let share = self.config.schedule.at((progress + half).min(1.0));
         if wrong.is_none() {
+            let clock = self.ws.profile.start();
             let parameters = &mut self.model.parameters;
             self.optimizer.step(&cpu, parameters, &mut self.gradients, norm, share);
+            let flops = self.optimizer.flops(parameters);
+            self.ws.profile.stop(clock, "optimizer", flops, 6 * elements);
             self.ws.weights_changed();
             self.loss = loss;
         }
