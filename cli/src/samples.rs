@@ -8,7 +8,7 @@ use data::encode::{END_OF_TEXT, END_OF_TURN};
 use data::jsonl::{self, Conversation};
 use model::generator::{Generator, Options, Request};
 use model::message::{Message, Role};
-use model::template::{ChatTemplate, Piece};
+use model::template::ChatTemplate;
 use model::tokenizer::Tokenizer;
 use model::transformer::Transformer;
 use train::Sample;
@@ -54,13 +54,7 @@ impl Samples {
         }
         if let Some(template) = template {
             for messages in questions(run)? {
-                let mut tokens = Vec::new();
-                for (piece, _) in template.render(&messages, None, true)?.pieces {
-                    match piece {
-                        Piece::Text(text) => tokens.extend(tokenizer.encode(&text)),
-                        Piece::Special(_, id) => tokens.push(id),
-                    }
-                }
+                let (tokens, _) = template.render(&messages, None, true)?.tokens(tokenizer);
                 let asked = messages.last().map(|m| m.content.clone()).unwrap_or_default();
                 prompts.push((asked, tokens));
             }

@@ -1,6 +1,6 @@
 //! Documents and conversations to the token sequences that a model is trained on.
 
-use model::template::{ChatTemplate, Piece, SpecialTokens, TemplateError};
+use model::template::{ChatTemplate, SpecialTokens, TemplateError};
 use model::tokenizer::Tokenizer;
 
 use crate::jsonl::Conversation;
@@ -49,14 +49,7 @@ pub fn conversation(
 ) -> Result<(Vec<u32>, Vec<bool>), TemplateError> {
     let rendered =
         template.render_for_training(&conversation.messages, conversation.tools.as_ref())?;
-    let (mut tokens, mut learned) = (Vec::new(), Vec::new());
-    for (piece, learn) in &rendered.pieces {
-        match piece {
-            Piece::Text(text) => tokens.extend(tokenizer.encode(text)),
-            Piece::Special(_, id) => tokens.push(*id),
-        }
-        learned.resize(tokens.len(), *learn);
-    }
+    let (mut tokens, mut learned) = rendered.tokens(tokenizer);
     let end = learned.iter().rposition(|l| *l).map_or(0, |last| last + 1);
     tokens.truncate(end);
     learned.truncate(end);

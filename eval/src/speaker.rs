@@ -69,18 +69,6 @@ impl<'a> Greedy<'a> {
             })
             .collect())
     }
-
-    /// What was generated, with special tokens apart from text.
-    fn pieces(&self, tokens: &[u32]) -> Vec<Piece> {
-        let special = |id: &u32| self.tokenizer.is_special(*id);
-        tokens
-            .chunk_by(|a, b| !special(a) && !special(b))
-            .map(|run| match run {
-                [id] if special(id) => Piece::Special(self.tokenizer.decode(run), *id),
-                _ => Piece::Text(self.tokenizer.decode(run)),
-            })
-            .collect()
-    }
 }
 
 impl Speaker for Greedy<'_> {
@@ -95,13 +83,7 @@ impl Speaker for Greedy<'_> {
         let tools = (!tools.is_null()).then_some(tools);
         let mut prompts = Vec::new();
         for messages in conversations {
-            let mut prompt = Vec::new();
-            for (piece, _) in template.render(messages, tools, true)?.pieces {
-                match piece {
-                    Piece::Text(text) => prompt.extend(self.tokenizer.encode(&text)),
-                    Piece::Special(_, id) => prompt.push(id),
-                }
-            }
+            let (prompt, _) = template.render(messages, tools, true)?.tokens(self.tokenizer);
             // Who has called tools until the context is full has nothing left to say. A question
             // that is too long by itself is an error, which the generator tells.
             let full = prompt.len() >= self.context
@@ -110,7 +92,7 @@ impl Speaker for Greedy<'_> {
         }
         let answers = self.generate(prompts, &[])?;
         let message = |answer: Option<Completion>| match answer {
-            Some(answer) => tools::hermes::parse(&self.pieces(&answer.tokens)),
+            Some(answer) => tools::hermes::parse(&Piece::of(self.tokenizer, &answer.tokens)),
             None => Message::assistant(""),
         };
         Ok(answers.into_iter().map(message).collect())
