@@ -82,6 +82,16 @@ pub fn products(cpu: &Cpu, precision: Precision) -> (DType, f64) {
     }
 }
 
+/// The version of this program, as records tell it; with the commit if whoever built it named that
+/// in `HOMEGROWN_COMMIT`. (To ask git would make builds depend on more than the sources.)
+pub fn code() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    match option_env!("HOMEGROWN_COMMIT") {
+        Some(commit) if !commit.is_empty() => format!("{version} ({commit})"),
+        _ => version.to_string(),
+    }
+}
+
 /// Prints a line on stdout. Nobody may be there to read it.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");

@@ -13,22 +13,28 @@ pub struct Failure {
     pub message: String,
     /// What to do about it.
     pub hint: Option<String>,
+    /// What `--json` prints beside these.
+    pub details: Box<serde_json::Map<String, serde_json::Value>>,
 }
 
 impl Failure {
+    fn new(exit: u8, message: impl fmt::Display) -> Failure {
+        Failure { exit, message: message.to_string(), hint: None, details: Default::default() }
+    }
+
     /// The run failed: exit 1.
     pub fn failed(message: impl fmt::Display) -> Failure {
-        Failure { exit: 1, message: message.to_string(), hint: None }
+        Failure::new(1, message)
     }
 
     /// Wrong usage or invalid input: exit 2.
     pub fn invalid(message: impl fmt::Display) -> Failure {
-        Failure { exit: 2, message: message.to_string(), hint: None }
+        Failure::new(2, message)
     }
 
     /// Stopped by Ctrl-C: exit 130.
     pub fn interrupted(message: impl fmt::Display) -> Failure {
-        Failure { exit: 130, message: message.to_string(), hint: None }
+        Failure::new(130, message)
     }
 
     /// Adds what to do.

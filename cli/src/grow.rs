@@ -432,6 +432,7 @@ impl Grow {
                 "data/conversations.jsonl",
                 "data/finetune.jsonl",
                 "data/questions.jsonl",
+                "data/corpus.json",
             ],
         };
         run.stage(stage, |run, _| prepare::prepare(run, recipe, source, &cpu.pool)).map(drop)
@@ -455,7 +456,7 @@ impl Grow {
                 "data/finetune.jsonl",
             ],
             inputs: BTreeMap::new(),
-            writes: &["tokenizer", "shards", "data/corpus.json"],
+            writes: &["tokenizer", "shards"],
         };
         run.stage(stage, |run, _| tokenize::tokenize(run, recipe, &cpu.pool)).map(drop)
     }
@@ -477,7 +478,12 @@ impl Grow {
             }),
             reads: &["tokenizer", "shards"],
             inputs: BTreeMap::new(),
-            writes: &["base", "pretrain/metrics.jsonl", "pretrain/checkpoints"],
+            writes: &[
+                "base",
+                "base/lineage.json",
+                "pretrain/metrics.jsonl",
+                "pretrain/checkpoints",
+            ],
         };
         run.stage(stage, |run, key| {
             let seed = recipe.seed;
@@ -524,7 +530,12 @@ impl Grow {
             }),
             reads: &["tokenizer", "shards", "base"],
             inputs: BTreeMap::new(),
-            writes: &["model", "finetune/metrics.jsonl", "finetune/checkpoints"],
+            writes: &[
+                "model",
+                "model/lineage.json",
+                "finetune/metrics.jsonl",
+                "finetune/checkpoints",
+            ],
         };
         run.stage(stage, |run, key| {
             let base = directory::load(&run.path("base"))?;
@@ -579,9 +590,13 @@ impl Grow {
 
     fn report(&mut self) -> Result<(), Failure> {
         let mut inputs = BTreeMap::new();
-        for file in
-            ["run.json", "data/corpus.json", "pretrain/metrics.jsonl", "finetune/metrics.jsonl"]
-        {
+        for file in [
+            "run.json",
+            "data/corpus.json",
+            "shards/tokens.json",
+            "pretrain/metrics.jsonl",
+            "finetune/metrics.jsonl",
+        ] {
             let path = self.run.path(file);
             if path.exists() {
                 inputs.insert(file.to_string(), store::hash_file(&path)?);

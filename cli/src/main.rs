@@ -13,6 +13,7 @@ mod progress;
 mod recipe;
 mod samples;
 mod score;
+mod show;
 mod stage;
 mod tokenize;
 mod tokenizer;
@@ -53,6 +54,8 @@ enum Command {
     Generate(generate::GenerateArgs),
     /// How well a model predicts a text: bits per byte, perplexity.
     Score(score::ScoreArgs),
+    /// Where something is from: the stages, texts, recipe and code behind a run, a model, a report.
+    Show(show::ShowArgs),
     /// What this machine does.
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -79,9 +82,11 @@ fn main() -> ExitCode {
             eprintln!("error: {failure}");
             if common.json {
                 let (error, hint) = (&failure.message, &failure.hint);
-                common::say(
-                    &json!({"error": error, "hint": hint, "exit": failure.exit}).to_string(),
-                );
+                let mut value = json!({"error": error, "hint": hint, "exit": failure.exit});
+                if let Some(object) = value.as_object_mut() {
+                    object.extend(*failure.details);
+                }
+                common::say(&value.to_string());
             }
             ExitCode::from(failure.exit)
         }
@@ -97,6 +102,7 @@ fn run(command: &Command, common: &Common) -> Result<Value, Failure> {
         Command::Chat(args) => chat::chat(args, common),
         Command::Generate(args) => generate::generate(args, common),
         Command::Score(args) => score::score(args, common),
+        Command::Show(args) => show::show(args, common),
         Command::Bench(BenchCommand::Train(args)) => {
             let result = bench::train(args, common.threads()).map_err(Failure::invalid)?;
             let mut value = serde_json::to_value(&result).map_err(Failure::failed)?;

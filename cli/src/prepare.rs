@@ -64,10 +64,14 @@ impl Source {
 /// What can't be read or written; conversations that aren't any.
 pub fn prepare(run: &Run, recipe: &Recipe, source: &Source, pool: &Pool) -> Result<Facts, Failure> {
     clear(&run.path("data"))?;
-    match source {
-        Source::Own(corpus) => own_text(run, recipe, corpus),
-        Source::World => crate::world::prepare(run, recipe, pool),
-    }
+    let mut facts = match source {
+        Source::Own(corpus) => own_text(run, recipe, corpus)?,
+        Source::World => crate::world::prepare(run, recipe, pool)?,
+    };
+    let corpus: Corpus = store::read_json(&run.path("data/corpus.json"))?;
+    let size = |k: &Kind| json!({"documents": k.documents, "bytes": k.bytes});
+    facts.insert("kinds".into(), corpus.kinds.iter().map(|k| (&k.kind, size(k))).collect());
+    Ok(facts)
 }
 
 /// Documents of a corpus, some of them held out, and conversations.

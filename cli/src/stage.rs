@@ -13,6 +13,7 @@
 //! shards/                documents/, conversations/, heldout/                  (tokenize)
 //! pretrain/, base/       metrics.jsonl, timing.jsonl, checkpoints/; the model  (pretrain)
 //! finetune/, model/      the same                                              (finetune)
+//!                        base/ and model/ carry a lineage.json: the stages behind them
 //! eval/                  heldout.json, compressors.json, microworld.json       (evaluate)
 //! report.html, report.md                                                       (report)
 //! costs.html, costs.md   time and memory                                       (at the end)
@@ -23,14 +24,34 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::{Map, Value, json};
-use store::{Hash, Lock, Record, Stale};
+use store::lineage::{self, Step};
+use store::{Hash, Lineage, Lock, Record, Stale};
 
+use crate::common::code;
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::progress::{duration, peak_rss_bytes};
 
 /// Facts that a stage tells beside its inputs and outputs: tokens, counts …
 pub type Facts = Map<String, Value>;
+
+/// Facts that are the same whenever and wherever a stage is done: what a model's lineage tells.
+const LASTING: [&str; 14] = [
+    "documents",
+    "texts",
+    "kinds",
+    "bytes",
+    "heldout",
+    "heldout_bytes",
+    "skipped_files",
+    "people",
+    "questions",
+    "tokens",
+    "steps",
+    "vocab_size",
+    "loss",
+    "heldout_bits_per_byte",
+];
 
 /// A run directory.
 pub struct Run {
@@ -105,6 +126,16 @@ impl Run {
         self.records.iter().rev().find_map(|r| r.outputs.get(name).copied())
     }
 
+    /// The stages so far and the one that is being done, as a model tells of them.
+    fn lineage(&self, last: &Record) -> Vec<Step> {
+        let step = |record: &Record| {
+            let mut step = Step::from(record.clone());
+            step.facts.retain(|name, _| LASTING.contains(&name.as_str()));
+            step
+        };
+        self.records.iter().chain([last]).map(step).collect()
+    }
+
     /// Does a stage, unless nothing has changed since it was done. `work` is told where it was
     /// and returns its facts; it writes all of the stage's outputs.
     ///
@@ -141,10 +172,13 @@ impl Run {
                     settings,
                     inputs,
                     outputs: BTreeMap::new(),
-                    code: env!("CARGO_PKG_VERSION").to_string(),
+                    code: code(),
                     seconds: start.elapsed().as_secs_f64(),
                     facts,
                 };
+                for folder in writes.iter().filter_map(|w| folder_of_lineage(w)) {
+                    Lineage::write(self.lineage(&record), &self.path(folder))?;
+                }
                 let there: Vec<&str> =
                     writes.iter().copied().filter(|w| self.path(w).exists()).collect();
                 let record = record.finish(&file, &self.root, &there)?;
@@ -155,6 +189,11 @@ impl Run {
         self.records.push(record);
         Ok(&self.records[self.records.len() - 1])
     }
+}
+
+/// The folder of a model, if an output is its lineage.
+fn folder_of_lineage(output: &str) -> Option<&str> {
+    output.strip_suffix(lineage::FILE)?.strip_suffix('/')
 }
 
 /// Removes what an earlier run of a stage left behind.

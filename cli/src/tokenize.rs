@@ -7,7 +7,7 @@ use compute::Pool;
 use data::encode::{self, END_OF_TEXT, END_OF_TURN, SPECIAL};
 use data::jsonl::{self, Conversation, JsonlError};
 use data::shards::{ShardWriter, Totals};
-use eval::run::Corpus;
+use eval::run::Tokens;
 use model::directory::TokenizerConfig;
 use model::template::{CHATML, ChatTemplate};
 use model::tokenizer::{Tokenizer, TrainOptions};
@@ -90,8 +90,10 @@ pub fn tokenize(run: &Run, recipe: &Recipe, pool: &Pool) -> Result<Facts, Failur
         facts[name]["skipped"] = skipped.0.into();
         facts[name]["skipped_first"] = skipped.1.into();
     }
-    add_tokens(&run.path("data/corpus.json"), &kinds, held.tokens)?;
     facts["tokens"] = kinds.values().sum::<u64>().into();
+    let schema_version = eval::run::SCHEMA_VERSION;
+    let tokens = Tokens { schema_version, kinds, heldout: held.tokens };
+    store::write_json(&run.path("shards/tokens.json"), &tokens)?;
     facts["vocab_size"] = tokenizer.vocab_size().into();
     Ok(facts.as_object().cloned().unwrap_or_default())
 }
@@ -302,16 +304,4 @@ impl Encoder<'_> {
         }
         Ok((writer.finish()?, (skipped, listed)))
     }
-}
-
-/// Completes what is known of the corpus.
-fn add_tokens(path: &Path, kinds: &BTreeMap<String, u64>, heldout: u64) -> Result<(), Failure> {
-    let mut corpus: Corpus = store::read_json(path)?;
-    for kind in &mut corpus.kinds {
-        kind.tokens = kinds.get(&kind.kind).copied();
-    }
-    if let Some(held) = &mut corpus.heldout {
-        held.tokens = Some(heldout);
-    }
-    Ok(store::write_json(path, &corpus)?)
 }

@@ -11,7 +11,7 @@ use store::{AtomicFile, StoreError};
 use thiserror::Error;
 
 /// Longest line that is read.
-const LINE_BYTES: u64 = 64 << 20;
+pub(crate) const LINE_BYTES: u64 = 64 << 20;
 
 /// Why a JSONL file can't be read.
 #[derive(Debug, Error)]
@@ -73,7 +73,7 @@ pub fn read<T: DeserializeOwned>(
 }
 
 /// An error of JSON without "at line 1", which would be the line's own count.
-fn without_line(error: &serde_json::Error) -> String {
+pub(crate) fn without_line(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
     match text.strip_suffix(&place) {

@@ -2,7 +2,9 @@
 
 pub mod batches;
 pub mod encode;
+pub mod holds;
 pub mod jsonl;
 pub mod microworld;
 pub mod shards;
 pub mod text;
+pub mod words;

@@ -2,9 +2,11 @@
 //!
 //! A score on questions that were trained on word for word measures memory of the questions. So
 //! the share of the questions' word n-grams that occur in the training text is shown with the
-//! scores. Words are compared in lower case and without punctuation.
+//! scores. Words are compared as [`data::words`] has them.
 
 use std::collections::{HashMap, HashSet};
+
+use data::words::words;
 
 use crate::run::Overlap;
 
@@ -19,26 +21,27 @@ pub struct Finder {
 impl Finder {
     /// The n-grams (runs of `n` words) of `questions`.
     pub fn new<'a>(questions: impl IntoIterator<Item = &'a str>, n: usize) -> Finder {
-        let mut words = HashMap::new();
+        let mut known = HashMap::new();
         let mut wanted = HashSet::new();
         for question in questions {
-            let ids: Vec<u32> = split(question)
+            let ids: Vec<u32> = words(question)
+                .split_terminator(' ')
                 .map(|word| {
-                    let next = words.len() as u32;
-                    *words.entry(word).or_insert(next)
+                    let next = known.len() as u32;
+                    *known.entry(word.to_string()).or_insert(next)
                 })
                 .collect();
             wanted.extend(ids.windows(n.max(1)).map(Box::from));
         }
-        Finder { n: n.max(1), words, wanted, found: HashSet::new() }
+        Finder { n: n.max(1), words: known, wanted, found: HashSet::new() }
     }
 
     /// Looks through a training document.
     pub fn read(&mut self, text: &str) {
         // The last words that occur in questions at all, without a gap.
         let mut run = Vec::new();
-        for word in split(text) {
-            match self.words.get(&word) {
+        for word in words(text).split_terminator(' ') {
+            match self.words.get(word) {
                 Some(id) => run.push(*id),
                 None => run.clear(),
             }
@@ -56,13 +59,6 @@ impl Finder {
         let share = self.found.len() as f64 / self.wanted.len().max(1) as f64;
         Overlap { task: task.into(), n: self.n as u64, share }
     }
-}
-
-/// Words in lower case: runs of letters and digits (and apostrophes within).
-fn split(text: &str) -> impl Iterator<Item = String> + '_ {
-    text.split(|c: char| !(c.is_alphanumeric() || c == '\'' || c == '’'))
-        .filter(|word| !word.is_empty())
-        .map(str::to_lowercase)
 }
 
 #[cfg(test)]

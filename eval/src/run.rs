@@ -6,6 +6,7 @@
 //! | `machine.json` | [`Machine`] | `grow`, at the start |
 //! | `stages/NAME.json` | [`store::Record`], of which [`Stage`] is read | each stage, at its end |
 //! | `data/corpus.json` | [`Corpus`] | prepare |
+//! | `shards/tokens.json` | [`Tokens`] | tokenize |
 //! | `pretrain/metrics.jsonl`, `finetune/metrics.jsonl` | [`Metric`] a line | training |
 //! | `pretrain/timing.jsonl` | [`Speed`] a line | training |
 //! | `eval/heldout.json` | [`HeldoutScores`] | evaluate |
@@ -160,10 +161,23 @@ pub struct Kind {
     pub documents: u64,
     /// Size of the text.
     pub bytes: u64,
-    /// Size in tokens, once tokenized.
+    /// Size in tokens, once tokenized: from [`Tokens`].
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens: Option<u64>,
     /// The beginning of one of them.
     pub sample: String,
+}
+
+/// How many tokens the text came to, `shards/tokens.json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tokens {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Of the training text, by [`Kind::kind`].
+    pub kinds: BTreeMap<String, u64>,
+    /// Of the held-out text.
+    pub heldout: u64,
 }
 
 /// How much of the questions' text stands in the training text.
@@ -309,6 +323,14 @@ impl RunDirectory {
         if run.microworld != Some(false) {
             let name = "eval/microworld.json";
             record.tasks = reader.json(name, "scores on the microworld's questions");
+        }
+        if let Some(corpus) = &mut record.corpus
+            && let Some(tokens) = reader.json::<Tokens>("shards/tokens.json", "tokens of each kind")
+        {
+            for kind in &mut corpus.kinds {
+                kind.tokens = tokens.kinds.get(&kind.kind).copied();
+            }
+            corpus.heldout.iter_mut().for_each(|held| held.tokens = Some(tokens.heldout));
         }
         record.run = run;
         record.missing = std::mem::take(&mut reader.missing);

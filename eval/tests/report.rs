@@ -49,10 +49,7 @@ fn write_run(folder: &Path, sample: &str) {
                 "outputs": {stage: "3f1c0e5a".repeat(8)}}),
         );
     }
-    let kind = |kind: &str, documents: u64, tokens: u64, sample: &str| {
-        json!({"kind": kind, "documents": documents, "bytes": tokens * 3, "tokens": tokens,
-            "sample": sample})
-    };
+    let kind = |kind: &str, documents: u64, tokens: u64, sample: &str| json!({"kind": kind, "documents": documents, "bytes": tokens * 3, "sample": sample});
     put(
         "data/corpus.json",
         json!({"schema_version": 1,
@@ -63,6 +60,11 @@ fn write_run(folder: &Path, sample: &str) {
             ],
             "heldout": kind("", 300, 90_000, ""),
             "overlap": [{"task": "known", "n": 5, "share": 0.021}]}),
+    );
+    put(
+        "shards/tokens.json",
+        json!({"schema_version": 1, "heldout": 90_000, "kinds": {"biographies": 3_100_000,
+            "conversations": 2_900_000, "arithmetic": 1_100_000}}),
     );
     let (mut pretrain, mut finetune, mut timing) = (String::new(), String::new(), String::new());
     let mut noise = 1u64;

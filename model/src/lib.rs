@@ -1,5 +1,6 @@
 //! The transformer, its weights, tokenizer, chat template, KV cache, sampler and generator.
 
+pub mod about;
 pub mod account;
 pub mod config;
 pub mod directory;

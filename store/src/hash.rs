@@ -90,8 +90,8 @@ pub fn hash_file(path: &Path) -> Result<Hash, StoreError> {
 }
 
 /// Hash of a folder: of the lines `HASH  RELATIVE/PATH` of all files below it, by path, so
-/// that `b3sum` can be asked for the same. Half-written files (`.*.tmp`) don't count; symbolic
-/// links are not followed.
+/// that `b3sum` can be asked for the same. Half-written files (`.*.tmp`) and `lineage.json`, which
+/// tells where a folder is from, don't count; symbolic links are not followed.
 ///
 /// # Errors
 /// [`StoreError::Io`].
@@ -125,7 +125,10 @@ fn collect(root: &Path, below: &mut PathBuf, files: &mut Vec<PathBuf>) -> Result
         below.push(&name);
         if kind.is_dir() {
             collect(root, below, files)?;
-        } else if kind.is_file() && !(shown.starts_with('.') && shown.ends_with(".tmp")) {
+        } else if kind.is_file()
+            && !(shown.starts_with('.') && shown.ends_with(".tmp"))
+            && shown != crate::lineage::FILE
+        {
             files.push(below.clone());
         }
         below.pop();

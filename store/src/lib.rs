@@ -4,6 +4,7 @@
 pub mod atomic;
 pub mod crash;
 pub mod hash;
+pub mod lineage;
 pub mod lock;
 pub mod map;
 pub mod record;
@@ -14,7 +15,8 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 pub use atomic::{AtomicFile, write_atomic, write_json};
-pub use hash::{Hash, hash_bytes, hash_dir, hash_file};
+pub use hash::{Hash, hash_bytes, hash_dir, hash_file, hash_path};
+pub use lineage::Lineage;
 pub use lock::Lock;
 pub use map::Map;
 pub use record::{Record, Stale};

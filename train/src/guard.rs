@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 const WINDOW: usize = 64;
 /// Good steps before anything can be unusual.
 const ENOUGH: usize = 32;
+/// The least deviation, as a share of the usual.
+const LEAST_LOSS: f64 = 0.05;
+const LEAST_NORM: f64 = 0.5;
 
 /// Settings of the guards.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,7 +51,7 @@ pub struct GuardState {
 impl GuardState {
     /// What is wrong with a step of this loss and gradient norm, if anything is.
     pub fn judge(&mut self, config: &GuardConfig, loss: f64, norm: f64) -> Option<String> {
-        let wrong = |name: &str, value: f64, usual: &[f64]| {
+        let wrong = |name: &str, value: f64, usual: &[f64], least: f64| {
             if !value.is_finite() {
                 return Some(format!("the {name} is {value}"));
             }
@@ -58,13 +61,14 @@ impl GuardState {
             let middle = median(usual.to_vec());
             let deviation = 1.4826 * median(usual.iter().map(|x| (x - middle).abs()).collect());
             // Steps that hardly differ make no other one unusual.
-            let far = middle + config.spike * deviation.max(0.02 * middle.abs());
+            let far = middle + config.spike * deviation.max(least * middle.abs());
             (value > far).then(|| {
                 format!("the {name} is {value:.4}, usual is {middle:.4} and {far:.4} the limit")
             })
         };
-        let why = wrong("loss", loss, &self.losses)
-            .or_else(|| wrong("length of the gradient", norm, &self.norms));
+        // Gradients of sound steps are long now and then; they are shortened anyway.
+        let why = wrong("loss", loss, &self.losses, LEAST_LOSS)
+            .or_else(|| wrong("length of the gradient", norm, &self.norms, LEAST_NORM));
         if why.is_some() {
             self.skip();
         } else {
@@ -113,12 +117,13 @@ mod tests {
         }
         assert!(guard.judge(&config, 2.2, 0.7).is_none());
         assert!(guard.judge(&config, 7.0, 0.5).is_some_and(|w| w.contains("loss is 7")));
+        assert!(guard.judge(&config, 2.2, 6.0).is_some_and(|w| w.contains("gradient")));
         assert!(guard.judge(&config, 2.2, 9.0).is_some_and(|w| w.contains("gradient")));
         assert!(guard.judge(&config, f64::NAN, 0.5).is_some_and(|w| w.contains("NaN")));
         assert!(guard.judge(&config, 2.0, f64::INFINITY).is_some());
-        assert_eq!((guard.in_a_row, guard.skipped), (4, 4));
+        assert_eq!((guard.in_a_row, guard.skipped), (5, 5));
         assert!(guard.judge(&config, 2.2, 0.5).is_none());
-        assert_eq!((guard.in_a_row, guard.skipped), (0, 4));
+        assert_eq!((guard.in_a_row, guard.skipped), (0, 5));
         // Without a limit only what is no number is skipped.
         let free = GuardConfig { spike: 0.0, ..config };
         assert!(guard.judge(&free, 70.0, 90.0).is_none());

@@ -1,0 +1,133 @@
+//! What a model directory holds, told from its files without loading the weights; of any family.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::directory::ModelError;
+use crate::template::ChatTemplate;
+use crate::tokenizer::Tokenizer;
+use crate::weights::WeightsError;
+
+/// Facts about a model. Numbers that its `config.json` doesn't tell are `None`.
+#[derive(Clone, Debug, Serialize)]
+pub struct About {
+    /// The family: `model_type` of `config.json`.
+    pub family: String,
+    /// The class that loads it elsewhere.
+    pub architecture: Option<String>,
+    /// All parameters, each counted once.
+    pub parameters: u64,
+    /// Parameters by the type they are stored in.
+    pub dtypes: BTreeMap<String, u64>,
+    /// Layers.
+    pub layers: Option<u64>,
+    /// Width of the residual stream.
+    pub width: Option<u64>,
+    /// Query heads.
+    pub heads: Option<u64>,
+    /// Key and value heads.
+    pub kv_heads: Option<u64>,
+    /// Rows of the embedding.
+    pub vocabulary: Option<u64>,
+    /// Longest context, tokens.
+    pub context: Option<u64>,
+    /// Tokens of the tokenizer, if it can be read here.
+    pub tokens: Option<u64>,
+    /// Whether it has a chat template.
+    pub chat_template: bool,
+    /// Size of the files of weights.
+    pub weights_bytes: u64,
+    /// Memory of the weights when they are computed with here, in f32.
+    pub memory_bytes: u64,
+    /// Memory of keys and values of a full context here, in f32.
+    pub context_bytes: Option<u64>,
+    /// What can't be read here, and why.
+    pub problems: Vec<String>,
+}
+
+/// Looks at a model directory.
+///
+/// # Errors
+/// A `config.json` that is no JSON object, files of weights that are none, or none at all.
+pub fn about(dir: &Path) -> Result<About, ModelError> {
+    let config: Value = store::read_json(&dir.join("config.json"))?;
+    let number = |key: &str| config[key].as_u64();
+    let text = |value: &Value| value.as_str().map(String::from);
+    let heads = number("num_attention_heads");
+    let kv_heads = number("num_key_value_heads").or(heads);
+    let width = number("hidden_size");
+    let head_width = number("head_dim").or_else(|| width?.checked_div(heads?));
+    let (layers, context) = (number("num_hidden_layers"), number("max_position_embeddings"));
+    let weights = Weights::of(dir, config["tie_word_embeddings"] == true)?;
+    let mut problems = Vec::new();
+    let tokenizer = Tokenizer::load(dir.join("tokenizer.json"));
+    let template = ChatTemplate::load(dir, Vec::new());
+    problems.extend(tokenizer.as_ref().err().map(|e| format!("its tokenizer: {e}")));
+    problems.extend(template.as_ref().err().map(|e| format!("its chat template: {e}")));
+    let parameters = weights.dtypes.values().sum();
+    let keys_and_values = || {
+        let position = 8u64.checked_mul(layers?)?.checked_mul(kv_heads?)?;
+        position.checked_mul(head_width?)?.checked_mul(context?)
+    };
+    Ok(About {
+        family: text(&config["model_type"]).unwrap_or_else(|| "unknown".into()),
+        architecture: text(&config["architectures"][0]),
+        parameters,
+        dtypes: weights.dtypes,
+        layers,
+        width,
+        heads,
+        kv_heads,
+        vocabulary: number("vocab_size"),
+        context,
+        tokens: tokenizer.ok().map(|t| t.vocab_size() as u64),
+        // One that can't be read is there nevertheless.
+        chat_template: template.map_or(true, |t| t.is_some()),
+        weights_bytes: weights.bytes,
+        memory_bytes: parameters.saturating_mul(4),
+        context_bytes: keys_and_values(),
+        problems,
+    })
+}
+
+/// The headers of all `.safetensors` files of a directory.
+struct Weights {
+    dtypes: BTreeMap<String, u64>,
+    bytes: u64,
+}
+
+impl Weights {
+    fn of(dir: &Path, tied: bool) -> Result<Weights, ModelError> {
+        let list = || store::StoreError::io("list the folder", dir);
+        let mut files: Vec<PathBuf> = Vec::new();
+        for entry in std::fs::read_dir(dir).map_err(list())? {
+            files.push(entry.map_err(list())?.path());
+        }
+        files.retain(|p| p.extension().is_some_and(|e| e == "safetensors"));
+        if files.is_empty() {
+            // The usual error for the usual file.
+            files.push(dir.join("model.safetensors"));
+        }
+        files.sort();
+        let mut weights = Weights { dtypes: BTreeMap::new(), bytes: 0 };
+        for path in files {
+            let map = store::Map::open(&path)?;
+            let (_, header) = SafeTensors::read_metadata(&map)
+                .map_err(|e| ModelError::Weights(path.clone(), WeightsError::Format(e)))?;
+            weights.bytes += map.len() as u64;
+            for (name, tensor) in header.tensors() {
+                // A tied head may be stored twice.
+                if !(tied && name == "lm_head.weight") {
+                    let size: usize = tensor.shape.iter().product();
+                    *weights.dtypes.entry(format!("{:?}", tensor.dtype)).or_default() +=
+                        size as u64;
+                }
+            }
+        }
+        Ok(weights)
+    }
+}
