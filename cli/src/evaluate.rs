@@ -62,6 +62,8 @@ pub fn evaluate(
         store::write_json(&run.path("eval/compressors.json"), &sizes)?;
     }
     drop(progress);
+    // Only what a stopped call left behind is taken up: what is damaged later is made anew.
+    clear(&of)?;
     Ok(Facts::new())
 }
 

@@ -433,6 +433,7 @@ impl Grow {
                 "data/finetune.jsonl",
                 "data/questions.jsonl",
                 "data/corpus.json",
+                "data/skipped.json",
             ],
         };
         run.stage(stage, |run, _| prepare::prepare(run, recipe, source, &cpu.pool)).map(drop)

@@ -29,7 +29,7 @@ pub struct ShowArgs {
     pub verify: bool,
     /// Which texts of the run hold these words? Case, punctuation and white space make no
     /// difference. @FILE: each line of a file is a phrase.
-    #[arg(long, value_name = "WORDS|@FILE", conflicts_with = "verify")]
+    #[arg(long, value_name = "WORDS|@FILE", conflicts_with = "verify", allow_hyphen_values = true)]
     pub holds: Option<String>,
     /// Texts that --holds shows.
     #[arg(long, value_name = "N", default_value_t = 20, requires = "holds")]
@@ -85,7 +85,7 @@ pub fn show(args: &ShowArgs, common: &Common) -> Result<Value, Failure> {
         value["model"] = serde_json::to_value(model).map_err(Failure::failed)?;
     }
     match checks {
-        Some(checks) => checks.conclude(value, common),
+        Some(checks) => checks.conclude(&origin, value, common),
         None => Ok(value),
     }
 }

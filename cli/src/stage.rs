@@ -126,6 +126,14 @@ impl Run {
         self.records.iter().rev().find_map(|r| r.outputs.get(name).copied())
     }
 
+    /// Training that was stopped goes on from a checkpoint and adds to its metrics. Where those of a
+    /// finished one are damaged there is nothing to add to: without checkpoints it starts anew.
+    fn start_anew(&self, record: &Path) -> Result<(), Failure> {
+        let record: Record = store::read_json(record)?;
+        let folders = record.damaged(&self.root).filter_map(|o| o.strip_suffix("/metrics.jsonl"));
+        folders.into_iter().try_for_each(|f| clear(&self.path(&format!("{f}/checkpoints"))))
+    }
+
     /// The stages so far and the one that is being done, as a model tells of them.
     fn lineage(&self, last: &Record) -> Vec<Step> {
         let step = |record: &Record| {
@@ -161,6 +169,9 @@ impl Run {
                 interrupt::doing(name);
                 if why != Stale::New {
                     eprintln!("{name:>10} again: {why}");
+                }
+                if let Stale::Output(_) = why {
+                    self.start_anew(&file)?;
                 }
                 let key = store::hash_bytes(json!([name, settings, inputs]).to_string().as_bytes());
                 let start = Instant::now();

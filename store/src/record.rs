@@ -90,12 +90,14 @@ impl Record {
         if let Some(name) = names.into_iter().find(|n| record.inputs.get(*n) != inputs.get(*n)) {
             return Err(Stale::Input(name.clone()));
         }
-        for (name, hash) in &record.outputs {
-            if !hash_path(&root.join(name)).is_ok_and(|now| now == *hash) {
-                return Err(Stale::Output(name.clone()));
-            }
-        }
-        Ok(record)
+        let damaged = record.damaged(root).next().map(String::from);
+        damaged.map_or(Ok(record), |name| Err(Stale::Output(name)))
+    }
+
+    /// The outputs that are not what they were.
+    pub fn damaged(&self, root: &Path) -> impl Iterator<Item = &str> {
+        let same = |name: &str, hash| hash_path(&root.join(name)).is_ok_and(|now| now == hash);
+        self.outputs.iter().filter(move |(name, hash)| !same(name, **hash)).map(|(n, _)| n.as_str())
     }
 
     /// Hashes the outputs of a stage that has just been done, and writes its record.

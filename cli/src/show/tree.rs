@@ -95,13 +95,15 @@ impl<'a> Tree<'a> {
 
         let indent = format!("{indent}   ");
         let bar = if step.inputs.is_empty() { " " } else { "│" };
-        let changes = settings::changes(&self.origin.lineage, step)?;
+        let mut changes = settings::changes(&self.origin.lineage, step)?;
+        // Paths of texts stand below, as what was read.
+        changes.retain(|c| c.key != "data.docs" && c.key != "data.chats");
         let change = |c: &settings::Change| {
             let default = plain(&c.default);
             format!("{} = {} (not {default})", c.key, plain(&c.value))
         };
         let mut notes = facts(step);
-        if changes.is_empty() {
+        if changes.is_empty() && step.settings != serde_json::json!({}) {
             notes.push("settings of the default recipe".into());
         } else {
             notes.extend(wrap(changes.iter().map(change)));

@@ -177,7 +177,12 @@ impl Checks {
     ///
     /// # Errors
     /// A list of what is not as it was.
-    pub fn conclude(&self, mut value: Value, common: &Common) -> Result<Value, Failure> {
+    pub fn conclude(
+        &self,
+        origin: &Origin,
+        mut value: Value,
+        common: &Common,
+    ) -> Result<Value, Failure> {
         let wrong: Vec<String> = (self.states.iter())
             .filter(|(_, state)| state.wrong())
             .map(|(name, state)| format!("{name}: {state}"))
@@ -198,6 +203,9 @@ impl Checks {
         if let Value::Object(details) = value {
             *failure.details = details;
         }
-        Err(failure.hint("The command that made the run makes again what must be."))
+        Err(failure.hint(match origin.run {
+            true => "The command that made the run makes again what must be.",
+            false => "Copy it again from the run that made it.",
+        }))
     }
 }
