@@ -57,6 +57,7 @@ impl From<StoreError> for Failure {
         let hint = match &error {
             StoreError::Io { source, .. } => match source.kind() {
                 ErrorKind::StorageFull => Some("The disk is full: make room, then run it again."),
+                ErrorKind::NotFound => Some("Check the path."),
                 ErrorKind::PermissionDenied => Some("Check who may read and write there."),
                 ErrorKind::ReadOnlyFilesystem => Some("Choose another place with --out."),
                 _ => None,

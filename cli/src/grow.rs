@@ -134,6 +134,7 @@ pub fn grow(args: &GrowArgs, common: &Common) -> Result<Value, Failure> {
             .hint("Leave --base out to start from random weights."));
     }
     let (name, recipe) = settle(args, common)?;
+    check_memory(&recipe)?;
     let source = Source::of(&recipe)?;
     let root = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&name));
     let run = Run::open(&root)?;
@@ -149,6 +150,34 @@ pub fn grow(args: &GrowArgs, common: &Common) -> Result<Value, Failure> {
     let value = grow.result(start.elapsed().as_secs_f64())?;
     grow.close(done, common, &value)?;
     Ok(value)
+}
+
+/// Whether a model can be trained in the memory that there is, before any of it is taken.
+fn check_memory(recipe: &Recipe) -> Result<(), Failure> {
+    let config = recipe.config(recipe.tokenizer.vocab_size, None, None);
+    let [c, f] = [config.hidden_size, config.intermediate_size].map(|n| n as u64);
+    let elements = |shape: &[usize]| shape.iter().map(|n| *n as u64).product::<u64>();
+    let parameters: u64 = model::transformer::shapes(&config).iter().map(|s| elements(&s.1)).sum();
+    // Weights, packed twice; gradients; two moments.
+    let weights = 24 * parameters;
+    // What a layer keeps of a row for the backward pass, and its gradients.
+    let rows = recipe.pretrain.micro_tokens.max(recipe.finetune.micro_tokens) as u64;
+    let heads = (config.query_width() + 2 * config.key_width()) as u64;
+    let row = (config.num_hidden_layers as u64 + 1) * (6 * c + 3 * heads + 4 * f);
+    let logits = 3 * 256 * config.vocab_size as u64;
+    let need = weights + 4 * (rows * row + logits);
+    match store::available_memory() {
+        Some(available) if need > available => Err(Failure::invalid(format!(
+            "a model of {} parameters needs about {}B of memory to train, and {}B are available",
+            count(parameters),
+            count(need),
+            count(available)
+        ))
+        .hint(
+            "Make it smaller (model.layers, model.dim, model.ffn), or lower pretrain.micro_tokens.",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The run's name and its settings: flags over `--set` over the recipe over the default.

@@ -63,7 +63,11 @@ pub fn score(args: &ScoreArgs, common: &Common) -> Result<Value, Failure> {
         false => tokenizer.token_bytes(id).map_or(0, <[u8]>::len),
     };
     let mut ws = Workspace::new(common.cpu(), DType::F32);
-    let score = eval::score::score(&loaded.transformer, &mut ws, &tokens, bos, length, windows)?;
+    let score = eval::score::score(&loaded.transformer, &mut ws, &tokens, bos, length, windows);
+    let score = score.map_err(|e| {
+        let failure = Failure::from(e);
+        Failure { message: format!("{}: {}", args.file.display(), failure.message), ..failure }
+    })?;
     let value = serde_json::to_value(score).map_err(Failure::failed)?;
     common.table(&value);
     Ok(value)

@@ -273,7 +273,7 @@ impl Encoder<'_> {
         kinds: &mut BTreeMap<String, u64>,
     ) -> Result<(Totals, (u64, Vec<String>)), Failure> {
         let template = ChatTemplate::new(CHATML, encode::special_tokens(self.tokenizer))?;
-        let (mut skipped, mut listed) = (0, Vec::new());
+        let (mut skipped, mut listed, mut kept) = (0, Vec::new(), 0);
         for (i, talk) in jsonl::read::<TalkLine>(path)?.enumerate() {
             let TalkLine { kind, talk } = talk?;
             let reason = match encode::conversation(self.tokenizer, &template, &talk) {
@@ -288,6 +288,7 @@ impl Encoder<'_> {
                     let bytes: usize = talk.messages.iter().map(|m| m.content.len()).sum();
                     writer.push(&tokens, Some(&learned), bytes as u64)?;
                     *kinds.entry(corpus_kind(&kind)).or_default() += tokens.len() as u64;
+                    kept += 1;
                     continue;
                 }
             };
@@ -301,6 +302,12 @@ impl Encoder<'_> {
         }
         if skipped > 0 {
             eprintln!("   skipped {skipped} conversations in all");
+        }
+        if kept == 0 {
+            let why =
+                format!("none of the conversations in {} can be learned from", path.display());
+            return Err(Failure::invalid(why)
+                .hint("The reasons stand above. Longer ones need a larger model.context."));
         }
         Ok((writer.finish()?, (skipped, listed)))
     }

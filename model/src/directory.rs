@@ -33,6 +33,16 @@ pub enum ModelError {
     /// A broken template, or `tokenizer_config.json`.
     #[error("{0}: {1}")]
     Template(PathBuf, TemplateError),
+    /// There is no room for it.
+    #[error("{path}: the model needs about {} MB of memory, and {} MB are available", need >> 20, available >> 20)]
+    Memory {
+        /// Its weights.
+        path: PathBuf,
+        /// Bytes.
+        need: u64,
+        /// Bytes.
+        available: u64,
+    },
     /// The tokenizer has ids that the embedding lacks.
     #[error("{path}: the tokenizer has {tokens} tokens, the model only {rows}")]
     Vocabulary {
@@ -118,6 +128,14 @@ pub fn load(path: &Path) -> Result<Loaded, ModelError> {
     };
     let bos = settings.bos_token.filter(|_| settings.add_bos_token);
     let bos = bos.and_then(|name| tokenizer.special_id(&name));
+    let path = file("model.safetensors");
+    if let (Ok(file), Some(available)) = (std::fs::metadata(&path), store::available_memory()) {
+        // The file, and the numbers as f32.
+        let need = 3 * file.len();
+        if need > available {
+            return Err(ModelError::Memory { path, need, available });
+        }
+    }
     let parameters = weights::read(&config, &store::read(&file("model.safetensors"))?)
         .map_err(|e| ModelError::Weights(file("model.safetensors"), e))?;
     Ok(Loaded {
