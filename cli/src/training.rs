@@ -87,6 +87,12 @@ pub fn train(
         return Err(Failure::interrupted(format!("stopped in {name} at {done} of {all} tokens"))
             .hint("Nothing is lost: the same command goes on from here."));
     }
+    if summary.taken_from < summary.tokens {
+        watch.progress.line(&format!(
+            "   the model is that of {} tokens, the best on held-out text",
+            count(summary.taken_from)
+        ));
+    }
     let [seconds, share] = watch.timing.totals()?;
     let speed = summary.tokens as f64 / seconds.max(1e-9);
     watch.close(&summary, speed);
@@ -99,6 +105,7 @@ pub fn train(
         "skipped_steps": summary.skipped,
         "rollbacks": summary.rollbacks,
         "flops": summary.flops,
+        "model_of_tokens": summary.taken_from,
         "training_seconds": seconds,
         "tokens_per_s": speed,
         "share_of_peak": share,

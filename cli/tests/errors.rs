@@ -107,6 +107,7 @@ fn grown() -> Place {
     copy
 }
 
+#[allow(clippy::ptr_arg)] // as `cut`, which cuts it
 fn flip(bytes: &mut Vec<u8>) {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 4;
@@ -438,7 +439,8 @@ fn a_full_disk_loses_nothing() {
 #[test]
 fn a_file_that_may_not_be_read_is_told() {
     let place = Place::new();
-    std::fs::set_permissions(place.path("docs/1.txt"), std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(place.path("docs/1.txt"), std::fs::Permissions::from_mode(0o000))
+        .unwrap();
     if std::fs::read(place.path("docs/1.txt")).is_ok() {
         eprintln!("this user may read everything: a file without permissions can't be tried");
         return;

@@ -117,6 +117,9 @@ struct Said {
     tool_calls: Option<Value>,
 }
 
+/// What a block holds; or its line that is no document, and why.
+type Searched = Result<Found, (u64, String)>;
+
 impl Line<'_> {
     /// All its texts. No phrase goes from one into the next.
     fn texts(&self) -> impl Iterator<Item = Cow<'_, str>> {
@@ -175,7 +178,7 @@ impl Phrases {
             if round.is_empty() {
                 return Ok(found);
             }
-            let results: Vec<Mutex<Option<Result<Found, (u64, String)>>>> =
+            let results: Vec<Mutex<Option<Searched>>> =
                 round.iter().map(|_| Mutex::new(None)).collect();
             pool.run(round.len(), |i| {
                 let result = self.block(&round[i], limit);

@@ -172,6 +172,19 @@ impl Checkpoints {
         measured.map(|entry| self.read(entry, parameters, optimizer)).transpose()
     }
 
+    /// Loads the checkpoint with the best score on held-out text, if that isn't the newest.
+    ///
+    /// # Errors
+    /// [`CheckpointError`].
+    pub fn load_best(
+        &self,
+        parameters: &mut Parameters,
+        optimizer: &mut Optimizer,
+    ) -> Result<Option<State>, CheckpointError> {
+        let best = self.best().filter(|i| i + 1 < self.entries.len());
+        best.map(|i| self.read(&self.entries[i], parameters, optimizer)).transpose()
+    }
+
     fn read(
         &self,
         entry: &Entry,

@@ -105,6 +105,8 @@ pub struct TrainConfig {
     /// Checkpoints that are kept besides the newest and the best: the last so many that were made
     /// right after a measurement.
     pub keep_checkpoints: usize,
+    /// Whether the run ends with the weights that were best on held-out text, instead of its last.
+    pub take_best: bool,
     /// What steps are not learned from.
     pub guards: GuardConfig,
 }
@@ -121,6 +123,7 @@ impl Default for TrainConfig {
             validate_tokens: 500_000,
             sample_tokens: 2_000_000,
             keep_checkpoints: 2,
+            take_best: false,
             guards: GuardConfig::default(),
         }
     }
@@ -273,6 +276,8 @@ pub struct Summary {
     pub skipped: u64,
     /// Times that the run went back to an earlier checkpoint.
     pub rollbacks: u64,
+    /// Tokens at which the model was as it is now: all of them, or those of the best checkpoint.
+    pub taken_from: u64,
     /// Bytes of step memory.
     pub step_memory: usize,
     /// Whether it was stopped before its end.
@@ -448,7 +453,7 @@ impl<'a> Trainer<'a> {
         checkpoints: &mut Checkpoints,
     ) -> Result<Summary, TrainError> {
         let mut saved = Instant::now();
-        let mut stopped = false;
+        let (mut stopped, mut taken) = (false, None);
         while self.tokens < self.config.tokens && !stopped {
             let before = self.tokens;
             let (metric, timing) = self.step(source);
@@ -485,6 +490,15 @@ impl<'a> Trainer<'a> {
         }
         if !stopped {
             checkpoints.finish()?;
+            if self.config.take_best {
+                let parameters = &mut self.model.parameters;
+                let best = checkpoints.load_best(parameters, &mut self.optimizer)?;
+                if let Some(best) = best {
+                    self.ws.weights_changed();
+                    (self.loss, self.heldout) = (best.loss, best.heldout_bits_per_byte);
+                    taken = Some(best.tokens);
+                }
+            }
         }
         Ok(Summary {
             steps: self.steps,
@@ -494,6 +508,7 @@ impl<'a> Trainer<'a> {
             heldout_bits_per_byte: self.heldout,
             skipped: self.guard.skipped,
             rollbacks: self.guard.rollbacks,
+            taken_from: taken.unwrap_or(self.tokens),
             step_memory: self.ws.bytes(),
             stopped,
         })
