@@ -92,6 +92,12 @@ pub fn code() -> String {
     }
 }
 
+/// Text that can't command a terminal.
+pub fn harmless(text: &str) -> String {
+    let safe = |c: char| if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c };
+    text.chars().map(safe).collect()
+}
+
 /// Prints a line on stdout. Nobody may be there to read it.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");

@@ -16,6 +16,10 @@ use crate::progress::{Progress, count};
 use crate::recipe::Recipe;
 use crate::stage::{Facts, Run, clear};
 
+/// What names of inputs begin with that lie outside of the run: no output of a stage is named so.
+pub const DOCS: &str = "--docs ";
+/// The same, of conversations.
+pub const CHATS: &str = "--chats ";
 /// Bytes of a kind's sample in the report.
 const SAMPLE_BYTES: usize = 600;
 /// Skipped files that are listed on the screen; all of them are in `data/skipped.json`.
@@ -49,10 +53,10 @@ impl Source {
     pub fn inputs(&self, recipe: &Recipe) -> Result<BTreeMap<String, Hash>, Failure> {
         let mut inputs = BTreeMap::new();
         if let Source::Own(corpus) = self {
-            inputs.insert(recipe.data.docs.join(", "), corpus.hash());
+            inputs.insert(format!("{DOCS}{}", recipe.data.docs.join(", ")), corpus.hash());
         }
         for chats in &recipe.data.chats {
-            inputs.insert(chats.clone(), store::hash_file(Path::new(chats))?);
+            inputs.insert(format!("{CHATS}{chats}"), store::hash_file(Path::new(chats))?);
         }
         Ok(inputs)
     }

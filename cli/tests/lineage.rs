@@ -140,12 +140,12 @@ fn a_change_runs_exactly_the_stages_that_depend_on_it() {
     home.write("chats.jsonl", &format!("{chats}\n\n"));
     let (done, said) = grow(&[]);
     assert_eq!(done, ["prepare"]);
-    assert!(said.contains("prepare again: its input chats.jsonl has changed"), "{said}");
+    assert!(said.contains("prepare again: its input --chats chats.jsonl has changed"), "{said}");
 
     home.write("docs/cat.txt", &text.replace("number 7 sleeps", "number 7 eats"));
     let (done, said) = grow(&[]);
     assert_eq!(done, ALL);
-    assert!(said.contains("prepare again: its input docs has changed"), "{said}");
+    assert!(said.contains("prepare again: its input --docs docs has changed"), "{said}");
     assert!(said.contains("tokenize again: its input data/documents.jsonl has changed"), "{said}");
     home.write("chats.jsonl", &chats.replace("in house", "at house"));
     assert_eq!(grow(&[]).0, ALL);
@@ -246,7 +246,7 @@ fn a_model_tells_its_past_anywhere() {
     let states = |value: &Value, name: &str| value["artefacts"][name]["state"].clone();
     assert_eq!(states(&alone, "base"), "not here");
     assert_eq!(
-        (states(&alone, "docs"), states(&alone, "chats.jsonl")),
+        (states(&alone, "--docs docs"), states(&alone, "--chats chats.jsonl")),
         ("unchanged".into(), "unchanged".into())
     );
 
@@ -254,8 +254,8 @@ fn a_model_tells_its_past_anywhere() {
     home.write("docs/cat.txt", "No cats any more, and nothing else either.");
     std::fs::remove_file(home.path("chats.jsonl")).unwrap();
     let (exit, alone) = home.show(&["copy", "--verify"]);
-    assert_eq!((exit, states(&alone, "docs")), (0, "has changed since".into()));
-    assert_eq!(states(&alone, "chats.jsonl"), "gone");
+    assert_eq!((exit, states(&alone, "--docs docs")), (0, "has changed since".into()));
+    assert_eq!(states(&alone, "--chats chats.jsonl"), "gone");
     flip(&home.path("copy/model.safetensors"));
     let (exit, alone) = home.show(&["copy", "--verify"]);
     assert_eq!((exit, states(&alone, "model.safetensors")), (1, "changed".into()));

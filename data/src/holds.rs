@@ -92,6 +92,9 @@ pub struct Found {
     pub hits: Vec<Hit>,
 }
 
+/// What was found in a block, or the line of it that is none, and why.
+type InBlock = Result<Found, (u64, String)>;
+
 /// A document, a conversation or a question: whatever of these a line has.
 #[derive(Deserialize)]
 struct Line<'a> {
@@ -116,9 +119,6 @@ struct Said {
     content: Option<Value>,
     tool_calls: Option<Value>,
 }
-
-/// What a block holds; or its line that is no document, and why.
-type Searched = Result<Found, (u64, String)>;
 
 impl Line<'_> {
     /// All its texts. No phrase goes from one into the next.
@@ -178,7 +178,7 @@ impl Phrases {
             if round.is_empty() {
                 return Ok(found);
             }
-            let results: Vec<Mutex<Option<Searched>>> =
+            let results: Vec<Mutex<Option<InBlock>>> =
                 round.iter().map(|_| Mutex::new(None)).collect();
             pool.run(round.len(), |i| {
                 let result = self.block(&round[i], limit);
@@ -206,7 +206,7 @@ impl Phrases {
     }
 
     /// Looks through whole lines, counted from 1.
-    fn block(&self, block: &[u8], limit: usize) -> Result<Found, (u64, String)> {
+    fn block(&self, block: &[u8], limit: usize) -> InBlock {
         let mut found = Found::default();
         let mut folded = String::new();
         for bytes in block.split_inclusive(|b| *b == b'\n') {

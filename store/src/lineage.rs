@@ -2,7 +2,7 @@
 //! run directory, or from the `lineage.json` that a model carries with it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -17,6 +17,9 @@ pub const FILE: &str = "lineage.json";
 
 /// The version of the form of [`Lineage`].
 pub const SCHEMA_VERSION: u32 = 1;
+
+/// Most stages that a file may tell of.
+const STAGES: usize = 256;
 
 /// Stages and what they made from what.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,7 +91,20 @@ impl Lineage {
     pub fn read(path: &Path) -> Result<Lineage, StoreError> {
         let lineage: Lineage = crate::read_json(path)?;
         known(path, lineage.schema_version, SCHEMA_VERSION)?;
-        Ok(lineage)
+        let damaged = |reason: String| StoreError::Damaged { path: path.to_path_buf(), reason };
+        if lineage.stages.len() > STAGES {
+            let reason = format!("it has {} stages, at most {STAGES}", lineage.stages.len());
+            return Err(damaged(reason));
+        }
+        // It may be from anywhere, and its files are going to be read.
+        let plain = |name: &str| {
+            let mut parts = Path::new(name).components();
+            matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None))
+        };
+        match lineage.files.keys().find(|name| !plain(name)) {
+            Some(name) => Err(damaged(format!("{name:?} is not the name of a file beside it"))),
+            None => Ok(lineage),
+        }
     }
 
     /// Writes the file beside a model in `folder`, whose other files are whole.
@@ -217,6 +233,13 @@ mod tests {
         assert_eq!((lineage.stages, lineage.files), (steps, files));
         let text = crate::read_text(&path).unwrap().replace("_version\": 1", "_version\": 9");
         crate::write_atomic(&path, text.as_bytes()).unwrap();
-        assert!(Lineage::read(&path).unwrap_err().to_string().contains("schema_version 9"));
+        let why = || Lineage::read(&path).unwrap_err().to_string();
+        assert!(why().contains("schema_version 9"));
+        let text = text.replace("_version\": 9", "_version\": 1");
+        for name in ["../weights", "/dev/zero", "..", "a/b"] {
+            let text = text.replace("\"weights\"", &format!("{name:?}"));
+            crate::write_atomic(&path, text.as_bytes()).unwrap();
+            assert!(why().contains("is not the name of a file"), "{name}");
+        }
     }
 }

@@ -4,6 +4,8 @@ use std::io::{IsTerminal, Write};
 
 use model::message::ToolCall;
 
+use crate::common::harmless;
+
 /// Where answers and notes go.
 pub struct Screen {
     /// stdout is kept for one JSON object.
@@ -52,12 +54,6 @@ impl Screen {
             writeln!(std::io::stderr(), "{text}")
         };
     }
-}
-
-/// Text that can't command a terminal.
-fn harmless(text: &str) -> String {
-    let safe = |c: char| if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c };
-    text.chars().map(safe).collect()
 }
 
 /// A call for people: `calculator(12*34)`.

@@ -8,7 +8,7 @@ use compute::Pool;
 use data::holds::{Count, Found, Phrases};
 use serde_json::{Value, json};
 
-use crate::common::{Common, say};
+use crate::common::{Common, harmless, say};
 use crate::failure::Failure;
 
 /// The files of texts, and what they are to the model.
@@ -146,7 +146,7 @@ fn print(
                 [hit.kind.as_str(), &hit.source].into_iter().filter(|t| !t.is_empty()).collect();
             let from =
                 if from.is_empty() { String::new() } else { format!("  ({})", from.join(", ")) };
-            say(&format!("\n{name}:{}{from}", hit.line));
+            say(&harmless(&format!("\n{name}:{}{from}", hit.line)));
             say(&format!("  {}»{}«{}", hit.before, hit.found, hit.after));
             shown += 1;
         }

@@ -7,6 +7,7 @@ use store::lineage::{Step, below};
 use store::{Hash, Lineage, StoreError, lineage};
 
 use crate::failure::Failure;
+use crate::prepare::{CHATS, DOCS};
 use crate::show::settings;
 use crate::show::verify::Checks;
 
@@ -99,10 +100,9 @@ impl Origin {
         made.or_else(|| stages.iter().rev().find_map(|s| s.inputs.get(name))).copied()
     }
 
-    /// Whether a name is a source: outside of the run, read by the stage that reads nothing else.
+    /// Whether a name is that of a source, outside of the run.
     pub fn is_source(&self, name: &str) -> bool {
-        let reads = |s: &&Step| s.stage == "prepare" && s.inputs.contains_key(name);
-        self.lineage.stages.iter().any(|s| reads(&s))
+        name.starts_with(DOCS) || name.starts_with(CHATS)
     }
 
     /// Where something lies, if it can lie here: what a model outside its run tells of is elsewhere.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use store::lineage::Step;
 
-use crate::common::say;
+use crate::common::{self, harmless};
 use crate::failure::Failure;
 use crate::progress::count;
 use crate::show::origin::{Origin, size};
@@ -17,6 +17,11 @@ use crate::show::verify::Checks;
 const DIGITS: usize = 16;
 /// Columns that lists of settings are broken at.
 const WIDTH: usize = 100;
+
+/// Prints a line of what others may have written.
+fn say(line: &str) {
+    common::say(&harmless(line));
+}
 
 /// Prints it. An artefact or stage that was shown before is only named.
 ///
