@@ -1,0 +1,149 @@
+//! What readers of files do with any bytes: they may refuse them, and nothing else. Each function
+//! is the body of a fuzz target (`fuzz/`) and is fed mutations of sound files in the tests.
+
+use std::io::Write;
+
+use compute::parameters::Parameters;
+use data::jsonl::{self, Conversation};
+use data::shards::Shards;
+use model::config::Config;
+use model::init::{Init, initialise};
+use model::tokenizer::Tokenizer;
+use train::checkpoint;
+use train::optimizer::{Optimizer, OptimizerConfig};
+
+/// A model of a few hundred numbers.
+fn small() -> (Config, Parameters) {
+    let config = Config {
+        architectures: vec!["Qwen3ForCausalLM".into()],
+        model_type: "qwen3".into(),
+        vocab_size: 7,
+        hidden_size: 4,
+        intermediate_size: 6,
+        num_hidden_layers: 1,
+        num_attention_heads: 2,
+        num_key_value_heads: 1,
+        head_dim: 2,
+        max_position_embeddings: 8,
+        rms_norm_eps: 1e-6,
+        rope_theta: 1e4,
+        tie_word_embeddings: true,
+        attention_bias: false,
+        hidden_act: "silu".into(),
+        bos_token_id: None,
+        eos_token_id: None,
+        torch_dtype: "float32".into(),
+    };
+    let parameters = initialise(&config, &Init::default(), 0);
+    (config, parameters)
+}
+
+/// Bytes as a file, for readers that map theirs.
+fn file(bytes: &[u8]) -> Option<tempfile::NamedTempFile> {
+    let mut file = tempfile::NamedTempFile::new().ok()?;
+    file.write_all(bytes).ok()?;
+    file.flush().ok()?;
+    Some(file)
+}
+
+/// Weights of a model.
+pub fn safetensors(bytes: &[u8]) {
+    let _ = model::weights::read(&small().0, bytes);
+}
+
+/// A `tokenizer.json`; one that is taken turns text to ids and back.
+pub fn tokenizer(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(tokenizer) = Tokenizer::from_json(text) {
+        let ids = tokenizer.encode("A text, 12 words; ünd\u{1F600} \n\n  more.");
+        let _ = tokenizer.decode(&ids);
+    }
+}
+
+/// A set of one token shard; one that is taken is read.
+pub fn shard(bytes: &[u8]) {
+    let Ok(folder) = tempfile::tempdir() else { return };
+    if std::fs::write(folder.path().join("00000.shard"), bytes).is_err() {
+        return;
+    }
+    if let Ok(shards) = Shards::open(folder.path(), None) {
+        let totals = shards.totals();
+        for document in [0, totals.documents - 1] {
+            let rows = shards.document_tokens(document);
+            assert!(shards.read(document, 0..rows).count() == rows);
+        }
+    }
+}
+
+/// A manifest of checkpoints, or a checkpoint.
+pub fn checkpoint(bytes: &[u8]) {
+    let _ = checkpoint::read_manifest(bytes);
+    let (_, mut parameters) = small();
+    let mut optimizer = Optimizer::new(OptimizerConfig::default(), &parameters);
+    let _ = checkpoint::decode(bytes, &mut parameters, &mut optimizer);
+}
+
+/// A JSONL file of conversations.
+pub fn conversations(bytes: &[u8]) {
+    let Some(file) = file(bytes) else { return };
+    if let Ok(lines) = jsonl::read::<Conversation>(file.path()) {
+        // The first error ends a file.
+        let _ = lines.take_while(Result::is_ok).count();
+    }
+}
+
+/// A sound file for each target, to start from.
+///
+/// # Errors
+/// If the system has no room for temporary files.
+pub fn seeds() -> Result<Vec<(&'static str, Vec<u8>)>, Box<dyn std::error::Error>> {
+    let (_, parameters) = small();
+    let weights = model::weights::write(&parameters)?;
+    let options = model::tokenizer::TrainOptions {
+        vocab_size: 300,
+        special_tokens: vec!["<|end|>".into()],
+        ..Default::default()
+    };
+    let tokenizer = Tokenizer::train(["some words, some more words"; 3], &options, &mut |_| {})?;
+    let tokenizer = tokenizer.to_json().into_bytes();
+
+    let folder = tempfile::tempdir()?;
+    let mut writer =
+        data::shards::ShardWriter::create(folder.path(), store::hash_bytes(b"tokenizer"), 300)?;
+    writer.push(&[1, 2, 3, 4], None, 4)?;
+    writer.push(&[5, 6, 7], Some(&[false, false, true]), 3)?;
+    writer.finish()?;
+    let shard = std::fs::read(folder.path().join("00000.shard"))?;
+
+    let optimizer = Optimizer::new(OptimizerConfig::default(), &parameters);
+    let key = store::hash_bytes(b"run");
+    let checkpoints = folder.path().join("checkpoints");
+    let state = checkpoint::State {
+        schema_version: checkpoint::SCHEMA_VERSION,
+        key,
+        tokens: 10,
+        steps: 2,
+        updates: 2,
+        flops: 1.5,
+        loss: 2.5,
+        heldout_bits_per_byte: Some(1.25),
+        guard: Default::default(),
+        loader: Default::default(),
+    };
+    let mut saved = checkpoint::Checkpoints::open(&checkpoints, key, 1)?;
+    saved.save(&state, true, &parameters, &optimizer)?;
+    let manifest = std::fs::read(checkpoints.join("manifest.json"))?;
+    let state = std::fs::read(checkpoints.join("step-00000002.safetensors"))?;
+
+    let talk = br#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
+{"messages": [{"role": "assistant", "content": "", "tool_calls": [{"name": "calculator", "arguments": {"expression": "1+1"}}]}]}
+"#;
+    Ok(vec![
+        ("safetensors", weights),
+        ("tokenizer", tokenizer),
+        ("shard", shard),
+        ("checkpoint", manifest),
+        ("checkpoint", state),
+        ("conversations", talk.to_vec()),
+    ])
+}
