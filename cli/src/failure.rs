@@ -112,10 +112,20 @@ macro_rules! store_or_invalid {
 store_or_invalid!(
     data::jsonl::JsonlError,
     data::shards::ShardError,
-    data::text::TextError,
     model::directory::ModelError,
     train::checkpoint::CheckpointError,
 );
+
+impl From<documents::PrepareError> for Failure {
+    fn from(error: documents::PrepareError) -> Failure {
+        use documents::PrepareError as Error;
+        match error {
+            Error::Store(error) => error.into(),
+            Error::Stopped => Failure::interrupted(error),
+            error => Failure::invalid(error),
+        }
+    }
+}
 
 impl From<eval::Error> for Failure {
     fn from(error: eval::Error) -> Failure {

@@ -38,7 +38,7 @@ use crate::training::{self, Job};
 pub struct GrowArgs {
     /// A recipe: what it changes of the default.
     pub recipe: Option<PathBuf>,
-    /// Text of your own: a file or folder of UTF-8 text, instead of the microworld.
+    /// Text of your own: files and folders of documents, instead of the microworld.
     #[arg(long, value_name = "PATH")]
     pub docs: Vec<PathBuf>,
     /// A model to start from, instead of random weights.
@@ -408,7 +408,7 @@ impl Grow {
         // written as JSON and as tokens.
         let corpus = &self.recipe.corpus;
         let text = match &self.source {
-            Source::Own(corpus) => corpus.bytes(),
+            Source::Own(files) => files.bytes(),
             Source::World => {
                 250 * (corpus.documents + corpus.conversations + corpus.finetune + corpus.heldout)
             }
@@ -462,7 +462,9 @@ impl Grow {
                 "data/finetune.jsonl",
                 "data/questions.jsonl",
                 "data/corpus.json",
-                "data/skipped.json",
+                "data/dropped.jsonl",
+                "data/skipped.jsonl",
+                "data/stats.json",
             ],
         };
         run.stage(stage, |run, _| prepare::prepare(run, recipe, source, &cpu.pool)).map(drop)

@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 mod common;
+mod corpus;
 mod evaluate;
 mod failure;
 mod generate;
@@ -48,6 +49,9 @@ enum Command {
     /// Tokenizers: train one, text to ids, ids to text.
     #[command(subcommand)]
     Tokenizer(tokenizer::TokenizerCommand),
+    /// Documents: read, clean and deduplicate them, and look at what became of each.
+    #[command(subcommand)]
+    Data(corpus::DataCommand),
     /// Talk to a model in the terminal.
     Chat(chat::ChatArgs),
     /// One prompt, one answer.
@@ -99,6 +103,7 @@ fn run(command: &Command, common: &Common) -> Result<Value, Failure> {
         Command::Grow(args) => grow::grow(args, common),
         Command::Train(command) => grow::train(command, common),
         Command::Tokenizer(command) => tokenizer::run(command, common),
+        Command::Data(command) => corpus::command(command, common),
         Command::Chat(args) => chat::chat(args, common),
         Command::Generate(args) => generate::generate(args, common),
         Command::Score(args) => score::score(args, common),

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use compute::Pool;
 use data::jsonl::{self, Conversation, Writer};
-use data::text::{self, Skip};
+use documents::files::Files;
+use documents::{Document, Skip};
 use eval::run::{Corpus, Kind};
 use serde_json::json;
 use store::Hash;
 
 use crate::failure::Failure;
-use crate::progress::{Progress, count};
 use crate::recipe::Recipe;
 use crate::stage::{Facts, Run, clear};
 
@@ -20,30 +20,31 @@ use crate::stage::{Facts, Run, clear};
 pub const DOCS: &str = "--docs ";
 /// The same, of conversations.
 pub const CHATS: &str = "--chats ";
+/// The same, of the settings of cleaning.
+pub const CLEAN: &str = "data.clean ";
 /// Bytes of a kind's sample in the report.
 const SAMPLE_BYTES: usize = 600;
-/// Skipped files that are listed on the screen; all of them are in `data/skipped.json`.
+/// Skipped files that are listed on the screen; all of them are in `data/skipped.jsonl`.
 const LISTED: usize = 10;
 
 /// Where the text comes from.
 pub enum Source {
     /// Files of one's own.
-    Own(Box<text::Corpus>),
+    Own(Files),
     /// The microworld of the recipe.
     World,
 }
 
 impl Source {
-    /// Looks at the text of one's own, if there is any, or takes the microworld.
+    /// Looks for files of one's own, if there shall be any, or takes the microworld.
     ///
     /// # Errors
-    /// Paths that can't be read or hold no text.
+    /// Paths that can't be read.
     pub fn of(recipe: &Recipe) -> Result<Source, Failure> {
         if !recipe.own_text() {
             return Ok(Source::World);
         }
-        let paths: Vec<PathBuf> = recipe.data.docs.iter().map(PathBuf::from).collect();
-        Ok(Source::Own(Box::new(text::Corpus::survey(&paths, recipe.data.heldout)?)))
+        Ok(Source::Own(Files::below(&paths(recipe))?))
     }
 
     /// What the stage depends on outside the run directory.
@@ -52,8 +53,17 @@ impl Source {
     /// Files that can't be read.
     pub fn inputs(&self, recipe: &Recipe) -> Result<BTreeMap<String, Hash>, Failure> {
         let mut inputs = BTreeMap::new();
-        if let Source::Own(corpus) = self {
-            inputs.insert(format!("{DOCS}{}", recipe.data.docs.join(", ")), corpus.hash());
+        if let Source::Own(files) = self {
+            let mut all = store::hash::Hasher::default();
+            for (path, _) in &files.files {
+                let hash = store::hash_file(path)?;
+                all.update(format!("{hash}  {}\n", path.display()).as_bytes());
+            }
+            inputs.insert(format!("{DOCS}{}", recipe.data.docs.join(", ")), all.finish());
+            if Path::new(&recipe.data.clean).is_file() {
+                let clean = &recipe.data.clean;
+                inputs.insert(format!("{CLEAN}{clean}"), store::hash_file(Path::new(clean))?);
+            }
         }
         for chats in &recipe.data.chats {
             inputs.insert(format!("{CHATS}{chats}"), store::hash_file(Path::new(chats))?);
@@ -67,10 +77,12 @@ impl Source {
 /// # Errors
 /// What can't be read or written; conversations that aren't any.
 pub fn prepare(run: &Run, recipe: &Recipe, source: &Source, pool: &Pool) -> Result<Facts, Failure> {
-    clear(&run.path("data"))?;
     let mut facts = match source {
-        Source::Own(corpus) => own_text(run, recipe, corpus)?,
-        Source::World => crate::world::prepare(run, recipe, pool)?,
+        Source::Own(_) => own_text(run, recipe, pool.threads())?,
+        Source::World => {
+            clear(&run.path("data"))?;
+            crate::world::prepare(run, recipe, pool)?
+        }
     };
     let corpus: Corpus = store::read_json(&run.path("data/corpus.json"))?;
     let size = |k: &Kind| json!({"documents": k.documents, "bytes": k.bytes});
@@ -78,36 +90,43 @@ pub fn prepare(run: &Run, recipe: &Recipe, source: &Source, pool: &Pool) -> Resu
     Ok(facts)
 }
 
-/// Documents of a corpus, some of them held out, and conversations.
-fn own_text(run: &Run, recipe: &Recipe, corpus: &text::Corpus) -> Result<Facts, Failure> {
-    let mut progress = Progress::start("prepare", 0);
-    let mut train = Documents::create(&run.path("data/documents.jsonl"), "documents")?;
-    let mut heldout = Documents::create(&run.path("data/heldout.jsonl"), "held-out documents")?;
-    corpus.documents(|document, held| -> Result<(), Failure> {
-        let to = if held { &mut heldout } else { &mut train };
-        to.push(&document, &document.text)?;
-        progress.set(0, &format!("{} bytes of text", count(train.kind.bytes + heldout.kind.bytes)));
-        Ok(())
-    })?;
-    let mut kinds = vec![train.finish()?];
-    let held = heldout.finish()?;
-    skips(run, &corpus.skipped, &progress)?;
+fn paths(recipe: &Recipe) -> Vec<PathBuf> {
+    recipe.data.docs.iter().map(PathBuf::from).collect()
+}
+
+/// Documents of one's own, some of them held out, and conversations.
+fn own_text(run: &Run, recipe: &Recipe, threads: usize) -> Result<Facts, Failure> {
+    let mut settings = crate::corpus::settings(&recipe.data.clean, &[])?;
+    settings.heldout = recipe.data.heldout;
+    let out = run.path("data");
+    // Parts that a killed run has made are used.
+    for name in ["documents", "heldout", "conversations"] {
+        clear(&out.join(format!("{name}.jsonl")))?;
+    }
+    let stats = crate::corpus::run("prepare", &paths(recipe), &settings, &out, threads)?;
+    documents::prepare::remove_parts(&out)?;
+    skips(&stats.skips, &out.join("skipped.jsonl"));
+    let kind = |name: &str, file: &str, n: documents::parts::Count| -> Result<Kind, Failure> {
+        let first = jsonl::read::<Document>(&out.join(file))?.next().transpose()?;
+        let mut kind = Kind { kind: name.to_string(), ..Kind::default() };
+        first.iter().for_each(|d| add(&mut kind, &d.text));
+        (kind.documents, kind.bytes) = (n.documents, n.bytes);
+        Ok(kind)
+    };
+    let mut kinds = vec![kind("documents", "documents.jsonl", stats.train)?];
+    let held = kind("held-out documents", "heldout.jsonl", stats.heldout)?;
     if !recipe.data.chats.is_empty() {
         kinds.push(conversations(run, &recipe.data.chats)?);
     }
+    let dropped: u64 = stats.dropped.values().map(|d| d.count.documents).sum();
     let facts = json!({
         "documents": kinds[0].documents,
         "bytes": kinds[0].bytes,
-        "heldout": corpus.heldout,
+        "heldout": stats.heldout_how,
         "heldout_bytes": held.bytes,
-        "skipped_files": corpus.skipped.len(),
+        "dropped_documents": dropped,
+        "skipped_files": stats.skips.len(),
     });
-    progress.finish(&format!(
-        "{} documents, {} bytes; held out: {}",
-        kinds[0].documents,
-        count(kinds[0].bytes),
-        corpus.heldout
-    ));
     write_corpus(run, kinds, held, Vec::new())?;
     Ok(facts.as_object().cloned().unwrap_or_default())
 }
@@ -202,15 +221,12 @@ fn conversations(run: &Run, chats: &[String]) -> Result<Kind, Failure> {
     Ok(kind)
 }
 
-/// Tells which files were skipped.
-fn skips(run: &Run, skipped: &[Skip], progress: &Progress) -> Result<(), Failure> {
-    for Skip { path, reason } in skipped.iter().take(LISTED) {
-        progress.line(&format!("   skipped {}: {reason}", path.display()));
+/// Tells which files were skipped; `list` has all of them.
+pub fn skips(skipped: &[Skip], list: &Path) {
+    for Skip { source, reason } in skipped.iter().take(LISTED) {
+        eprintln!("   skipped {source}: {reason}");
     }
     if skipped.len() > LISTED {
-        let file = run.path("data/skipped.json");
-        let n = skipped.len();
-        progress.line(&format!("   skipped {n} files in all, listed in {}", file.display()));
+        eprintln!("   skipped {} in all, listed in {}", skipped.len(), list.display());
     }
-    Ok(store::write_json(&run.path("data/skipped.json"), &skipped)?)
 }

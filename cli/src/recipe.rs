@@ -60,8 +60,10 @@ pub struct Recipe {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataSettings {
-    /// Files and folders of UTF-8 text.
+    /// Files and folders of documents.
     pub docs: Vec<String>,
+    /// How they are cleaned: "plain", "web", or a file of settings.
+    pub clean: String,
     /// JSONL files of conversations.
     pub chats: Vec<String>,
     /// Share of the text that is held out.

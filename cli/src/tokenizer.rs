@@ -4,7 +4,6 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use data::text::Corpus;
 use model::tokenizer::{Tokenizer, TrainOptions};
 use serde_json::{Value, json};
 
@@ -15,7 +14,7 @@ use crate::tokenize;
 /// What to do with a tokenizer.
 #[derive(Subcommand, Debug)]
 pub enum TokenizerCommand {
-    /// Learn one from UTF-8 text and write tokenizer.json.
+    /// Learn one from documents and write tokenizer.json.
     Train(TrainArgs),
     /// Text (or stdin) to ids.
     Encode(EncodeArgs),
@@ -26,7 +25,7 @@ pub enum TokenizerCommand {
 /// Arguments of `tokenizer train`.
 #[derive(Args, Debug)]
 pub struct TrainArgs {
-    /// Files and folders of UTF-8 text.
+    /// Files and folders of documents.
     #[arg(required = true)]
     paths: Vec<PathBuf>,
     /// Tokens in all: bytes, merges, special tokens.
@@ -102,22 +101,23 @@ pub fn run(command: &TokenizerCommand, common: &Common) -> Result<Value, Failure
 }
 
 fn train(args: &TrainArgs, common: &Common) -> Result<Value, Failure> {
-    let corpus = Corpus::survey(&args.paths, 0.0)?;
-    for skip in &corpus.skipped {
-        eprintln!("   skipped {}: {}", skip.path.display(), skip.reason);
-    }
     let options = TrainOptions {
         vocab_size: args.vocab,
         special_tokens: tokenize::special(),
         threads: common.threads(),
         ..TrainOptions::default()
     };
-    let mut texts = Vec::new();
-    corpus.documents(|document, _| -> Result<(), Failure> {
-        texts.push(document.text);
-        Ok(())
-    })?;
-    let bytes: usize = texts.iter().map(String::len).sum();
+    let mut bytes = 0;
+    let texts = documents::stream::documents(&args.paths)?.filter_map(|document| match document {
+        Ok(document) => {
+            bytes += document.text.len();
+            Some(document.text)
+        }
+        Err(skip) => {
+            eprintln!("   skipped {}: {}", skip.source, skip.reason);
+            None
+        }
+    });
     let tokenizer = tokenize::train_shown(texts, &options)?;
     store::write_atomic(&args.out, tokenizer.to_json().as_bytes())?;
     if !common.json {

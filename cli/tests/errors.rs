@@ -390,7 +390,7 @@ fn files_that_are_no_text_are_listed_and_passed_over() {
     let output = place.run("grow small.toml --docs docs --out run --until tokenize");
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{text}");
-    let skipped = std::fs::read_to_string(place.path("run/data/skipped.json")).unwrap();
+    let skipped = std::fs::read_to_string(place.path("run/data/skipped.jsonl")).unwrap();
     for name in ["junk.txt", "zero.txt", "empty.txt", "dangling"] {
         assert!(text.contains(name), "{name} is not in:\n{text}");
         assert!(skipped.contains(name), "{name} is not in:\n{skipped}");

@@ -107,11 +107,15 @@ impl Home {
     }
 }
 
-/// Flips the lowest bit in the middle of a file; for text, that is another text.
+/// Flips the lowest bit in the middle of a file; for text, that is another text. An empty one
+/// gets a byte.
 fn flip(path: &Path) {
     let mut bytes = std::fs::read(path).unwrap();
     let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
+    match bytes.get_mut(middle) {
+        Some(byte) => *byte ^= 1,
+        None => bytes.push(b'\n'),
+    }
     std::fs::write(path, bytes).unwrap();
 }
 

@@ -6,5 +6,4 @@ pub mod holds;
 pub mod jsonl;
 pub mod microworld;
 pub mod shards;
-pub mod text;
 pub mod words;

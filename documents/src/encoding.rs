@@ -13,6 +13,11 @@ pub fn binary(head: &[u8]) -> Option<String> {
     if let Some(at) = head.iter().position(|b| *b == 0) {
         return Some(format!("not text: byte {at} is zero"));
     }
+    // Erased memory, and no letter that is so frequent in any code page.
+    let erased = head.iter().filter(|b| **b == 255).count();
+    if erased * 2 > head.len() {
+        return Some(format!("not text: {erased} of the first {} bytes are 255", head.len()));
+    }
     let control = |b: &&u8| matches!(b, 1..=8 | 14..=26 | 28..=31 | 127);
     let controls = head.iter().filter(control).count();
     (controls * 1000 > head.len() * CONTROLS)
@@ -112,6 +117,7 @@ mod tests {
         let page_bytes = b"<html><meta charset='iso-8859-2'><p>\xb1\xb6".to_vec();
         assert!(page(page_bytes).ends_with("ąś"));
         assert!(binary(b"a\0b").is_some_and(|r| r.contains("byte 1")));
+        assert!(binary(&[0xff; 64]).is_some());
         assert!(binary("tab\tand\nline".as_bytes()).is_none());
     }
 }

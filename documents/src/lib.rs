@@ -1,6 +1,7 @@
 //! Files of all kinds to clean, distinct documents.
 //!
-//! [`read`] turns a file into pieces and pieces into documents. It knows nothing of models.
+//! [`read`] turns a file into pieces and [`parse`] pieces into documents; [`clean`] looks at one
+//! document, [`prepare`] at all. It knows nothing of models.
 
 pub mod clean;
 pub mod document;
@@ -17,6 +18,7 @@ mod repeated;
 mod select;
 pub mod settings;
 mod split;
+pub mod stream;
 mod unpack;
 mod warc;
 pub mod words;

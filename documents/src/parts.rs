@@ -195,11 +195,7 @@ pub fn groups(files: &[(PathBuf, u64)]) -> Vec<&[(PathBuf, u64)]> {
 }
 
 /// What a part depends on: settings that look at one document, and files by size and time.
-fn key(
-    files: &[(PathBuf, u64)],
-    settings: &Settings,
-    lists: &[Hash],
-) -> Result<String, StoreError> {
+fn key(settings: &Settings, lists: &[Hash], stamps: &[String]) -> String {
     let single = Settings {
         boilerplate_documents: 0,
         exact: true,
@@ -208,15 +204,20 @@ fn key(
         heldout: 0.0,
         ..settings.clone()
     };
-    let mut hasher = store::hash::Hasher::default();
     let json = serde_json::to_string(&single).unwrap_or_default();
-    hasher.update(format!("{VERSION} {} {json} {lists:?}\n", env!("CARGO_PKG_VERSION")).as_bytes());
-    for (path, size) in files {
+    let version = env!("CARGO_PKG_VERSION");
+    let all = format!("{VERSION} {version} {json} {lists:?}\n{}", stamps.join("\n"));
+    store::hash_bytes(all.as_bytes()).to_string()
+}
+
+/// Path, size and time of each file.
+fn stamps(files: &[(PathBuf, u64)]) -> Result<Vec<String>, StoreError> {
+    let stamp = |(path, _): &(PathBuf, u64)| {
         let facts = std::fs::metadata(path).map_err(StoreError::io("read", path))?;
         let time = facts.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
-        hasher.update(format!("{} {size} {time:?}\n", path.display()).as_bytes());
-    }
-    Ok(hasher.finish().to_string())
+        Ok(format!("{} {} {time:?}", path.display(), facts.len()))
+    };
+    files.iter().map(stamp).collect()
 }
 
 /// A piece's documents, ready to be written.
@@ -321,7 +322,8 @@ impl Work {
         threads: usize,
         told: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Part, PrepareError> {
-        let (json, key) = (paths.of(number, "json"), key(files, &self.settings, &self.lists)?);
+        let (json, before) = (paths.of(number, "json"), stamps(files)?);
+        let key = key(&self.settings, &self.lists, &before);
         if let Ok(part) = store::read_json::<Part>(&json)
             && part.key == key
             && ["jsonl", "facts", "dropped.jsonl"].iter().all(|w| paths.of(number, w).exists())
@@ -357,6 +359,10 @@ impl Work {
             flight.stop();
             result
         })?;
+        let after = stamps(files)?;
+        if let Some(i) = (0..files.len()).find(|i| before[*i] != after[*i]) {
+            return Err(PrepareError::Changed(files[i].0.clone()));
+        }
         Ok(writer.finish(&json, key)?)
     }
 

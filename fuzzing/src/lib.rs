@@ -92,11 +92,14 @@ pub fn conversations(bytes: &[u8]) {
     }
 }
 
+/// A target's name and a file.
+pub type Seed = (&'static str, Vec<u8>);
+
 /// A sound file for each target, to start from.
 ///
 /// # Errors
 /// If the system has no room for temporary files.
-pub fn seeds() -> Result<Vec<(&'static str, Vec<u8>)>, Box<dyn std::error::Error>> {
+pub fn seeds() -> Result<Vec<Seed>, Box<dyn std::error::Error>> {
     let (_, parameters) = small();
     let weights = model::weights::write(&parameters)?;
     let options = model::tokenizer::TrainOptions {

@@ -7,7 +7,7 @@ use crate::words::{mix, tokens};
 struct Counts {
     /// Key, count, and the number of the use that it is of.
     slots: Vec<(u64, u32, u32)>,
-    used: usize,
+    mask: usize,
     age: u32,
 }
 
@@ -19,24 +19,29 @@ impl Counts {
             self.age = 0;
         }
         self.age += 1;
-        self.used = size;
+        self.mask = size - 1;
     }
 
-    /// Counts a key; returns how often it was there.
-    fn add(&mut self, key: u64) -> u32 {
-        let mut at = key as usize & (self.used - 1);
+    /// Counts a key; returns its place.
+    fn add(&mut self, key: u64) -> usize {
+        let mut at = key as usize & self.mask;
         loop {
             let slot = &mut self.slots[at];
             if slot.2 != self.age {
                 *slot = (key, 1, self.age);
-                return 1;
+                return at;
             }
             if slot.0 == key {
                 slot.1 += 1;
-                return slot.1;
+                return at;
             }
-            at = (at + 1) & (self.used - 1);
+            at = (at + 1) & self.mask;
         }
+    }
+
+    /// How often the key at a place was there.
+    fn count(&self, at: usize) -> u32 {
+        self.slots[at].1
     }
 }
 
@@ -44,8 +49,12 @@ impl Counts {
 #[derive(Default)]
 pub struct Scratch {
     counts: Counts,
-    /// Hash and bytes of each token.
-    tokens: Vec<(u64, u32)>,
+    /// Hash of each token.
+    tokens: Vec<u64>,
+    /// Bytes of the tokens before each, and of all.
+    ends: Vec<u32>,
+    /// Where runs of words begin that may be there twice, and their places among the counts.
+    runs: Vec<(u32, u32)>,
 }
 
 /// Numbers of a text. Shares are of 1.
@@ -56,12 +65,12 @@ pub struct Measures {
     pub words: f64,
     /// Characters of a word.
     pub word_length: f64,
-    /// `#` and ellipses to tokens.
+    /// `#` and ellipses to words between spaces.
     pub hashes: f64,
     pub ellipses: f64,
     pub bullet_lines: f64,
     pub ellipsis_lines: f64,
-    /// Tokens with a letter.
+    /// Words between spaces with a letter.
     pub letters: f64,
     /// How many of eight English words that every text has.
     pub stop_words: f64,
@@ -103,41 +112,57 @@ const HEAD_LINES: usize = 8;
 const SHORT: usize = 30;
 
 impl Measures {
-    /// Measures a text.
+    /// Measures a text, but for its runs of words.
     pub fn of(text: &str, scratch: &mut Scratch) -> Measures {
         let mut m = Measures { bytes: text.len() as f64, ..Measures::default() };
-        let tokens = m.words(text, scratch);
+        m.words(text, scratch);
         m.lines(text, scratch);
         m.paragraphs(text, scratch);
-        m.runs(scratch);
-        let count = |what: &str| text.matches(what).count() as f64;
-        m.hashes = count("#") / tokens.max(1.0);
-        m.ellipses = (count("...") + count("…")) / tokens.max(1.0);
-        m.curly_brackets = f64::from(u8::from(text.contains('{')));
         m.lorem_ipsum =
             f64::from(u8::from(text.contains("lorem ipsum") || text.contains("Lorem ipsum")));
         m
     }
 
-    /// Returns how many tokens there are.
-    fn words(&mut self, text: &str, scratch: &mut Scratch) -> f64 {
-        scratch.tokens.clear();
+    fn words(&mut self, text: &str, scratch: &mut Scratch) {
+        let Scratch { tokens: all, ends, .. } = scratch;
+        all.clear();
+        ends.clear();
+        ends.push(0);
+        let (mut hashes, mut ellipses, mut dots) = (0usize, 0usize, 0);
         let (mut words, mut characters, mut letters, mut alphanumeric) =
             (0usize, 0, 0usize, 0usize);
         let mut stop = [false; 8];
         let mut sentences = 0usize;
+        // Words between spaces, where the last token ended, and whether its word has a letter yet.
+        let (mut spaced, mut end, mut lettered) = (0usize, usize::MAX, false);
         for token in tokens(text) {
             let bytes = token.text.as_bytes();
-            scratch.tokens.push((crate::words::hash(bytes), bytes.len() as u32));
+            let start = bytes.as_ptr() as usize - text.as_ptr() as usize;
+            if start != end {
+                spaced += 1;
+                lettered = false;
+            }
+            all.push(crate::words::hash(bytes));
+            ends.push(ends.last().map_or(0, |n| n + bytes.len() as u32));
+            dots =
+                if bytes == b"." && start == end { dots + 1 } else { usize::from(bytes == b".") };
+            ellipses += usize::from(dots % 3 == 0 && dots > 0 || token.text == "…");
+            hashes += usize::from(bytes == b"#");
+            if bytes == b"{" {
+                self.curly_brackets = 1.0;
+            }
+            end = start + bytes.len();
             if token.word {
                 words += 1;
                 let ascii = bytes.is_ascii();
                 characters += if ascii { bytes.len() } else { token.text.chars().count() };
                 alphanumeric += bytes.len();
-                letters += usize::from(match ascii {
+                let letter = match ascii {
                     true => bytes.iter().any(u8::is_ascii_alphabetic),
                     false => token.text.chars().any(char::is_alphabetic),
-                });
+                };
+                letters += usize::from(letter && !lettered);
+                lettered |= letter;
                 if bytes.len() <= 4
                     && let Some(i) = STOP_WORDS.iter().position(|s| *s == token.text)
                 {
@@ -147,14 +172,15 @@ impl Measures {
                 sentences += 1;
             }
         }
-        let tokens = scratch.tokens.len() as f64;
+        let spaced = spaced as f64;
         self.words = words as f64;
         self.word_length = characters as f64 / self.words.max(1.0);
-        self.letters = letters as f64 / tokens.max(1.0);
+        self.letters = letters as f64 / spaced.max(1.0);
         self.stop_words = stop.iter().filter(|s| **s).count() as f64;
         self.sentences = sentences as f64;
         self.alphanumeric = alphanumeric as f64 / self.bytes.max(1.0);
-        tokens
+        self.hashes = hashes as f64 / spaced.max(1.0);
+        self.ellipses = ellipses as f64 / spaced.max(1.0);
     }
 
     fn lines(&mut self, text: &str, scratch: &mut Scratch) {
@@ -183,7 +209,8 @@ impl Measures {
             punctuated +=
                 usize::from(plain.ends_with(['.', '!', '?', '"', '\'', '”', '…', ':', '。']));
             short += usize::from(plain.len() <= SHORT || plain.chars().count() <= SHORT);
-            if scratch.counts.add(crate::words::hash(plain.as_bytes())) > 1 {
+            let at = scratch.counts.add(crate::words::hash(plain.as_bytes()));
+            if scratch.counts.count(at) > 1 {
                 repeated += 1;
                 repeated_bytes += plain.len();
             }
@@ -204,7 +231,8 @@ impl Measures {
         scratch.counts.clear(text.len() / 3 + 1);
         for paragraph in text.split("\n\n").map(str::trim).filter(|p| !p.is_empty()) {
             n += 1;
-            if scratch.counts.add(crate::words::hash(paragraph.as_bytes())) > 1 {
+            let at = scratch.counts.add(crate::words::hash(paragraph.as_bytes()));
+            if scratch.counts.count(at) > 1 {
                 repeated += 1;
                 bytes += paragraph.len();
             }
@@ -213,34 +241,97 @@ impl Measures {
         self.repeated_paragraph_bytes = bytes as f64 / self.bytes.max(1.0);
     }
 
-    fn runs(&mut self, scratch: &mut Scratch) {
-        let Scratch { counts, tokens } = scratch;
-        let hash = |run: &[(u64, u32)]| run.iter().fold(run.len() as u64, |h, t| mix(h, t.0));
-        let bytes = |run: &[(u64, u32)]| run.iter().map(|t| f64::from(t.1)).sum::<f64>();
-        for (n, share) in (2..).zip(&mut self.top_runs) {
-            counts.clear(tokens.len());
-            let mut most = (1, 0.0);
-            for run in tokens.windows(n) {
-                let count = counts.add(hash(run));
-                if count > most.0 {
-                    // With the spaces between.
-                    most = (count, f64::from(count) * (bytes(run) + n as f64 - 1.0));
+    /// Measures runs of 2 to 10 words of the text that was measured last. A run of n can only be
+    /// there twice if both its runs of n - 1 are, so that each n looks at few places.
+    pub fn runs(&mut self, scratch: &mut Scratch) {
+        let Scratch { counts, tokens, ends, runs } = scratch;
+        let bytes = |from: usize, n: usize| f64::from(ends[from + n] - ends[from]);
+        let all = self.bytes.max(1.0);
+        runs.clear();
+        runs.extend((0..tokens.len() as u32).map(|i| (i, 0)));
+        for n in 2..=10usize {
+            // Those of which the next is there as well.
+            let mut kept = 0;
+            for k in 0..runs.len() {
+                let i = runs[k].0 as usize;
+                let next = runs.get(k + 1).is_some_and(|r| r.0 as usize == i + 1);
+                if next && i + n <= tokens.len() {
+                    runs[kept].0 = i as u32;
+                    kept += 1;
                 }
             }
-            *share = most.1 / self.bytes.max(1.0);
+            runs.truncate(kept);
+            counts.clear(kept);
+            for (i, place) in runs.iter_mut() {
+                let run = &tokens[*i as usize..*i as usize + n];
+                *place = counts.add(run.iter().fold(n as u64, |h, t| mix(h, *t))) as u32;
+            }
+            runs.retain(|(_, place)| counts.count(*place as usize) > 1);
+            if n <= 4 {
+                let mut most = (1, 0.0);
+                for (i, place) in runs.iter() {
+                    let count = counts.count(*place as usize);
+                    if count > most.0 {
+                        // With the spaces between.
+                        most = (count, f64::from(count) * (bytes(*i as usize, n) + n as f64 - 1.0));
+                    }
+                }
+                self.top_runs[n - 2] = most.1 / all;
+            } else {
+                self.repeated_runs[n - 5] = repeated(runs, n, bytes) / all;
+            }
         }
-        for (n, share) in (5..).zip(&mut self.repeated_runs) {
-            counts.clear(tokens.len());
-            let (mut at, mut repeated) = (0, 0.0);
-            while let Some(run) = tokens.get(at..at + n) {
-                if counts.add(hash(run)) > 1 {
-                    repeated += bytes(run);
-                    at += n;
-                } else {
-                    at += 1;
+    }
+}
+
+/// Bytes of the runs that were there before, none counted twice.
+fn repeated(runs: &[(u32, u32)], n: usize, bytes: impl Fn(usize, usize) -> f64) -> f64 {
+    let (mut seen, mut from, mut sum) = (std::collections::HashSet::new(), 0, 0.0);
+    for (i, place) in runs {
+        let i = *i as usize;
+        if i >= from && !seen.insert(*place) {
+            sum += bytes(i, n);
+            from = i + n;
+        }
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// The short way to repeated runs finds what the plain one does.
+        #[test]
+        fn runs_are_those_of_the_plain_count(words in prop::collection::vec(0..6u8, 0..80)) {
+            let words: Vec<String> = words.iter().map(|w| "abcdefg"[..usize::from(*w) + 1].into()).collect();
+            let text = words.join(" ");
+            let mut scratch = Scratch::default();
+            let mut measures = Measures::of(&text, &mut scratch);
+            measures.runs(&mut scratch);
+            for n in 5..=10 {
+                let (mut seen, mut at, mut sum) = (std::collections::HashSet::new(), 0, 0);
+                while let Some(run) = words.get(at..at + n) {
+                    let repeated = !seen.insert(run);
+                    sum += if repeated { run.iter().map(String::len).sum() } else { 0 };
+                    at += if repeated { n } else { 1 };
                 }
+                let want = sum as f64 / (text.len() as f64).max(1.0);
+                prop_assert!((measures.repeated_runs[n - 5] - want).abs() < 1e-9);
             }
-            *share = repeated / self.bytes.max(1.0);
+            for n in 2..=4 {
+                let mut counts = std::collections::BTreeMap::new();
+                words.windows(n).for_each(|run| *counts.entry(run.join(" ")).or_insert(0) += 1);
+                let most = counts.values().max().copied().unwrap_or(0);
+                let share = measures.top_runs[n - 2] * text.len() as f64;
+                let tops = counts.iter().filter(|(_, c)| **c == most && most > 1);
+                let found = most < 2 && share == 0.0
+                    || tops.clone().any(|(run, c)| (share - (run.len() * c) as f64).abs() < 1e-6);
+                prop_assert!(found, "{share}: {counts:?}");
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::words::{self, hash_small, runs, tokens};
 use crate::{Document, Format, PrepareError};
 
 /// Text that the language is told from, bytes.
-const LANGUAGE_BYTES: usize = 1024;
+const LANGUAGE_BYTES: usize = 512;
 
 /// Why a document was dropped.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -134,6 +134,23 @@ impl Cleaner {
         {
             return drop;
         }
+        if !self.rules.is_empty() {
+            let mut measures = Measures::of(&document.text, scratch);
+            for runs in [false, true] {
+                if runs {
+                    measures.runs(scratch);
+                }
+                for check in self.rules.checks(document.format, &measures, runs) {
+                    let detail = || format!("{:.4}, {} {}", check.value, check.side, check.bound);
+                    if !check.passed && dropped(check.rule, detail()) {
+                        return drop;
+                    }
+                    if let Some(report) = &mut report {
+                        report.checks.push(check);
+                    }
+                }
+            }
+        }
         if document.format != Format::Code {
             let language = language(&document.text);
             if let Some((language, _)) = &language
@@ -150,18 +167,6 @@ impl Cleaner {
             }
             if let Some(report) = &mut report {
                 report.language = language;
-            }
-        }
-        if !self.rules.is_empty() {
-            let measures = Measures::of(&document.text, scratch);
-            for check in self.rules.checks(document.format, &measures) {
-                let detail = || format!("{:.4}, {} {}", check.value, check.side, check.bound);
-                if !check.passed && dropped(check.rule, detail()) {
-                    return drop;
-                }
-                if let Some(report) = &mut report {
-                    report.checks.push(check);
-                }
             }
         }
         if !self.words.is_empty() || !self.evaluation.is_empty() {
@@ -279,10 +284,13 @@ pub fn normalise(text: &mut String) {
         let unix = text.replace("\r\n", "\n").replace(['\r', '\u{c}'], "\n");
         *text = unix.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect();
     }
+    if text.is_ascii() {
+        return;
+    }
     if text.contains(['\u{85}', '\u{2028}', '\u{feff}', '\u{200b}']) {
         *text = text.replace(['\u{85}', '\u{2028}'], "\n").replace(['\u{feff}', '\u{200b}'], "");
     }
-    if !text.is_ascii() && is_nfc_quick(text.chars()) != IsNormalized::Yes {
+    if is_nfc_quick(text.chars()) != IsNormalized::Yes {
         *text = text.nfc().collect();
     }
 }

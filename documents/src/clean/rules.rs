@@ -124,15 +124,23 @@ impl Rules {
         self.0.is_empty()
     }
 
-    /// What each rule that is about such a document says.
-    pub fn checks(&self, format: Format, measures: &Measures) -> impl Iterator<Item = Check> {
+    /// What each rule that is about such a document says: those about runs of words, or all
+    /// others.
+    pub fn checks(
+        &self,
+        format: Format,
+        measures: &Measures,
+        runs: bool,
+    ) -> impl Iterator<Item = Check> {
         let about = move |rule: &Rule| match format {
             Format::Code => rule.name.starts_with("code."),
             // Tables are no prose.
             Format::Csv | Format::Xlsx | Format::Ods => false,
             _ => !rule.name.starts_with("code."),
         };
-        self.0.iter().filter(move |(rule, _)| about(rule)).map(|(rule, bound)| {
+        let of_runs = |rule: &Rule| rule.name.contains(".top_") || rule.name.contains(".runs_of_");
+        let asked = move |rule: &Rule| about(rule) && of_runs(rule) == runs;
+        self.0.iter().filter(move |(rule, _)| asked(rule)).map(|(rule, bound)| {
             let (value, bound) = ((rule.measure)(measures), *bound);
             let (side, passed) = match rule.bound {
                 Bound::Least => ("least", value >= bound),
