@@ -5,7 +5,8 @@
 //! and settings, is not done again.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufReader, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -27,7 +28,7 @@ use crate::{PrepareError, Skip, parse};
 const PART_BYTES: u64 = 64 << 20;
 const PART_FILES: usize = 4096;
 /// Bytes and number of pieces that are between the reader and the writer.
-const FLIGHT_BYTES: usize = 48 << 20;
+const FLIGHT_BYTES: usize = 12 << 20;
 const FLIGHT: usize = 1024;
 /// Bytes of a dropped document that are kept as a sample, and samples of a rule.
 const SAMPLE_BYTES: usize = 400;
@@ -614,11 +615,17 @@ impl Fact<'_> {
 /// A file that can't be read or is damaged.
 pub fn facts(path: &Path, bands: usize, mut see: impl FnMut(Fact<'_>)) -> Result<(), StoreError> {
     let size = 20 + if bands > 0 { 1 + bands * 8 } else { 0 };
-    let bytes = store::read(path)?;
-    if !bytes.len().is_multiple_of(size) {
-        let reason = format!("{} bytes are no multiple of {size}", bytes.len());
+    let failed = || StoreError::io("read", path);
+    let file = File::open(path).map_err(failed())?;
+    let length = file.metadata().map_err(failed())?.len();
+    if !length.is_multiple_of(size as u64) {
+        let reason = format!("{length} bytes are no multiple of {size}");
         return Err(StoreError::Damaged { path: path.to_path_buf(), reason });
     }
-    bytes.chunks_exact(size).for_each(|record| see(Fact { record }));
+    let (mut file, mut record) = (BufReader::with_capacity(1 << 18, file), vec![0; size]);
+    for _ in 0..length / size as u64 {
+        file.read_exact(&mut record).map_err(failed())?;
+        see(Fact { record: &record });
+    }
     Ok(())
 }
