@@ -2,9 +2,9 @@
 //! in ascending order: blocks of k continue the chain through `c`, so results depend neither on
 //! blocking, nor on neighbours, nor on threads (ARCHITECTURE: the kernel contract).
 //!
-//! The layers are those of Goto and van de Geijn (2008): slices of k are packed where they need it
-//! ([`pack`]); a block of a strip of the right operand stays in the first-level cache while the
-//! rows of a task pass by; a tile of `c` stays in registers (`tile`: on AVX-512 14 rows by 32
+//! The layers are those of Goto and van de Geijn (2008), but each task packs for itself ([`pack`]), as
+//! lines that another core wrote come slowly: a block of a strip of the right operand is packed
+//! into the first-level cache and stays there while the rows of a task pass by; a tile of `c` stays in registers (`tile`: on AVX-512 14 rows by 32
 //! columns, 28 accumulators, 16 loads for 28 multiply-adds).
 #![allow(unsafe_code)]
 
@@ -19,7 +19,7 @@ use super::rows::Parts;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
 use crate::simd::{Isa, LANES, Portable, Simd};
-use pack::{Line, Operand, Strips, pack};
+use pack::{Line, Operand, Strips, pack, pack_block};
 use tile::Tile;
 
 /// Lines of a step of a strip of the right operand, on every instruction set.
@@ -28,14 +28,14 @@ const PANEL_LINES: usize = 2;
 const PANEL: usize = PANEL_LINES * LANES;
 /// Steps of a block: 256 steps of a strip are 32 KiB.
 const BLOCK: usize = 256;
-/// Words of a slice of what is packed for one product, of both operands: the cache of one core
-/// holds them.
-const SLICE: usize = 320 * 1024;
 /// Multiply-adds of a task at least (some microseconds), so that a small product is not split.
 const TASK: usize = 1 << 17;
 
-/// Tiles of rows of a task times steps of a block, at most: 24 strips of 256 steps are 384 KiB.
-const TASK_ROWS: usize = 24 * BLOCK;
+/// Tiles of rows that pass by a panel before the next one: 24 strips of 256 steps are 384 KiB.
+const PASSING: usize = 24;
+
+/// Panels that a task packs at a time: 16 blocks are 512 KiB.
+const PACKED_PANELS: usize = 16;
 
 /// A matrix operand in memory: element `(r, c)` is `data[r * stride + c]`, or transposed
 /// `data[c * stride + r]`.
@@ -61,10 +61,6 @@ impl<T> Mat<'_, T> {
         );
     }
 
-    /// The same memory with rows for columns.
-    fn turned(self) -> Self {
-        Mat { transposed: !self.transposed, ..self }
-    }
 }
 
 /// Rows of a left operand, `[m, k]`, in the type of the packed right one.
@@ -110,7 +106,7 @@ impl Packed {
         (self.k, self.n, self.bf16, self.valid) = (k, n, bf16, true);
         let strips = Strips::Columns(n, PANEL_LINES);
         self.panels.resize(strips.size(steps(k, bf16)), Line::default());
-        pack(cpu, Operand::F32(source), strips, 0..k, bf16, &mut self.panels);
+        pack(cpu, Operand::F32(source), strips, k, bf16, &mut self.panels);
     }
 
     /// Rows of the operand.
@@ -154,7 +150,7 @@ pub fn gemm(
 ) {
     a.check(m, k);
     b.check(k, n);
-    let right = Right::Operand(Operand::F32(b));
+    let right = Factor::Loose(Operand::F32(b));
     product(cpu, [m, n, k], Operand::F32(a), right, c, ldc, accumulate);
 }
 
@@ -173,7 +169,7 @@ pub fn gemm_bf16(
 ) {
     a.check(m, k);
     b.check(k, n);
-    let right = Right::Operand(Operand::Bf16(b));
+    let right = Factor::Loose(Operand::Bf16(b));
     product(cpu, [m, n, k], Operand::Bf16(a), right, c, ldc, accumulate);
 }
 
@@ -207,105 +203,92 @@ pub fn gemm_packed(
         }
         _ => panic!("a product of f32 and bf16 operands"),
     };
-    product(cpu, [m, n, k], a, Right::Packed(&b.panels), c, ldc, accumulate);
+    product(cpu, [m, n, k], a, Factor::Packed(&b.panels), c, ldc, accumulate);
 }
 
-/// A right operand.
-enum Right<'a> {
-    Operand(Operand<'a>),
-    Packed(&'a [Line]),
-}
-
-/// A left operand as the kernel reads it.
+/// An operand as a task finds it.
 #[derive(Clone, Copy)]
-enum Left<'a> {
-    /// Rows in memory, from some column on.
-    InPlace(Operand<'a>, usize),
-    /// Strips of rows.
+enum Factor<'a> {
+    /// The kernel reads it where it lies.
+    InPlace(Operand<'a>),
+    /// Each task packs what it needs of it, block by block.
+    Loose(Operand<'a>),
+    /// It was packed before, all of it.
     Packed(&'a [Line]),
 }
 
-/// Whether the kernel can read a left operand `[m, k]` where it lies, and fast: along k, whole
-/// pairs, and not so that the rows of a tile share a set of the first-level cache.
+/// Whether the kernel can read a left operand `[m, k]` where it lies, and fast: whole pairs along
+/// k, and not so that the rows of a tile share a set of the first-level cache.
 fn in_place(a: Operand<'_>, m: usize, k: usize) -> bool {
-    let (transposed, bytes, whole) = match a {
-        Operand::F32(a) => (a.transposed, a.stride * 4, true),
-        Operand::Bf16(a) => (
-            a.transposed,
-            a.stride * 2,
-            k.is_multiple_of(2) && (a.stride.is_multiple_of(2) || m == 1),
-        ),
-    };
-    !transposed && whole && (!bytes.is_multiple_of(4096) || m <= 4)
+    let apart = |bytes: usize| !bytes.is_multiple_of(4096) || m <= 4;
+    match a {
+        Operand::F32(a) => !a.transposed && apart(a.stride * 4),
+        Operand::Bf16(a) => {
+            let whole = k.is_multiple_of(2) && (a.stride.is_multiple_of(2) || m == 1);
+            !a.transposed && whole && apart(a.stride * 2)
+        }
+    }
 }
 
 thread_local! {
-    /// Slices of both operands of the products that this thread asks for.
-    static SLICES: Cell<(Vec<Line>, Vec<Line>)> = const { Cell::new((Vec::new(), Vec::new())) };
+    /// Blocks of both operands that this thread has packed for itself.
+    static BLOCKS: Cell<(Vec<Line>, Vec<Line>)> = const { Cell::new((Vec::new(), Vec::new())) };
 }
 
+/// Cuts `c` into tasks by tiles of rows and, if they are few, by panels.
 fn product(
     cpu: &Cpu,
     [m, n, k]: [usize; 3],
     a: Operand<'_>,
-    b: Right<'_>,
+    b: Factor<'_>,
     c: &mut [f32],
     ldc: usize,
-    accumulate: bool,
+    more: bool,
 ) {
     if m == 0 || n == 0 {
         return;
     }
     assert!(ldc >= n && c.len() >= (m - 1) * ldc + n, "c is too small");
-    let (pairs, turned) = match a {
-        Operand::F32(a) => (false, Operand::F32(a.turned())),
-        Operand::Bf16(a) => (true, Operand::Bf16(a.turned())),
-    };
+    let pairs = matches!(a, Operand::Bf16(_));
     let rows = Strips::Rows(m, m.div_ceil(tile_rows(cpu.isa)));
     let columns = Strips::Columns(n, PANEL_LINES);
-    let pack_a = !in_place(a, m, k);
-    let pack_b = matches!(b, Right::Operand(_));
-    let width = if pack_a { m } else { 0 } + if pack_b { n } else { 0 };
-    let slice = SLICE.checked_div(width).map_or(k, |s| (s / BLOCK).max(1) * BLOCK).max(1);
-    let (mut left, mut right) = SLICES.take();
-    let mut start = 0;
-    loop {
-        let range = start..k.min(start + slice);
-        let n_steps = steps(range.len(), pairs);
-        if pack_a {
-            grow(&mut left, rows.size(n_steps));
-            pack(cpu, turned, rows, range.clone(), pairs, &mut left);
-        }
-        if let Right::Operand(b) = b {
-            grow(&mut right, columns.size(n_steps));
-            pack(cpu, b, columns, range.clone(), pairs, &mut right);
-        }
-        let (b, panel) = match b {
-            Right::Operand(_) => (&right[..], n_steps * PANEL),
-            Right::Packed(panels) => (panels, steps(k, pairs) * PANEL),
-        };
-        let factors = Factors {
-            rows,
-            columns,
-            steps: n_steps,
-            left: if pack_a { Left::Packed(&left) } else { Left::InPlace(a, start) },
-            right: b,
-            first: if pack_b { 0 } else { steps(start, pairs) },
-            panel,
-        };
-        multiply(cpu, &factors, pairs, c, ldc, accumulate || start > 0);
-        start = range.end;
-        if start >= k {
-            break;
-        }
-    }
-    SLICES.set((left, right));
-}
+    let a = if in_place(a, m, k) { Factor::InPlace(a) } else { Factor::Loose(a.turned()) };
+    let steps = steps(k, pairs);
+    let f = Factors { rows, columns, steps, k, a, b };
 
-fn grow(lines: &mut Vec<Line>, len: usize) {
-    if lines.len() < len {
-        lines.resize(len, Line::default());
-    }
+    let (tiles, panels) = (rows.count(), columns.count());
+    let work = tiles * tile_rows(cpu.isa) * panels * PANEL * steps;
+    let (by_rows, by_columns) = if matches!((&f.a, &f.b), (Factor::InPlace(_), Factor::Packed(_))) {
+        let wanted = (work / TASK).clamp(1, cpu.pool.threads() * 4);
+        let by_rows = (tiles / 4).clamp(1, wanted);
+        (by_rows, wanted.div_ceil(by_rows).min(panels))
+    } else {
+        // Each task packs for itself: few tasks, and those with the least to pack.
+        let wanted = (work / TASK).clamp(1, cpu.pool.threads());
+        let grid = |by_columns: usize| (wanted.div_ceil(by_columns).min(tiles), by_columns);
+        let packed = |&(by_rows, by_columns): &(usize, usize)| {
+            let a = if matches!(f.a, Factor::Loose(_)) { by_columns * m } else { 0 };
+            let b = if matches!(f.b, Factor::Loose(_)) { by_rows * n } else { 0 };
+            // As many tasks as are wanted, if that can be.
+            (std::cmp::Reverse((by_rows * by_columns).min(wanted)), a + b)
+        };
+        (1..=wanted.min(panels)).map(grid).min_by_key(packed).unwrap_or((1, 1))
+    };
+    let c = Parts::new(c);
+    cpu.pool.run(by_rows * by_columns, |task| {
+        let (r, p) = (task / by_columns, task % by_columns);
+        let tiles = r * tiles / by_rows..(r + 1) * tiles / by_rows;
+        let panels = p * panels / by_columns..(p + 1) * panels / by_columns;
+        // SAFETY: tasks write disjoint rows and columns of c, inside of it (asserted), and the
+        // operands hold what the kernel reads (checked).
+        let c = unsafe { c.part(0..0).as_mut_ptr() };
+        let area = Area { tiles, panels, c, ldc, more };
+        if pairs {
+            crate::dispatch!(cpu.isa, multiply_pairs(f: &Factors<'_> = &f, area: &Area = &area));
+        } else {
+            crate::dispatch!(cpu.isa, multiply_singles(f: &Factors<'_> = &f, area: &Area = &area));
+        }
+    });
 }
 
 /// Rows of a tile on an instruction set.
@@ -319,42 +302,15 @@ fn tile_rows(isa: Isa) -> usize {
     }
 }
 
-/// Both operands over a slice of k.
+/// Both operands.
 struct Factors<'a> {
     rows: Strips,
     columns: Strips,
+    /// Steps of the chains, and what they are of k.
     steps: usize,
-    left: Left<'a>,
-    right: &'a [Line],
-    /// Where the slice starts in a panel, and from one panel to the next: steps, words.
-    first: usize,
-    panel: usize,
-}
-
-/// Cuts `c` into tasks by tiles of rows and, if they are few, by panels.
-fn multiply(cpu: &Cpu, f: &Factors<'_>, pairs: bool, c: &mut [f32], ldc: usize, more: bool) {
-    let (tiles, panels) = (f.rows.count(), f.columns.count());
-    let work = tiles * tile_rows(cpu.isa) * panels * PANEL * f.steps;
-    let wanted = (work / TASK).clamp(1, cpu.pool.threads() * 4);
-    // A block of a panel comes from the second-level cache for the rows of each task, and a block
-    // of those rows stays there.
-    let by_rows = (tiles / 4).clamp(1, wanted).max(tiles * f.steps.min(BLOCK) / TASK_ROWS);
-    let by_columns = wanted.div_ceil(by_rows).min(panels);
-    let c = Parts::new(c);
-    cpu.pool.run(by_rows * by_columns, |task| {
-        let (r, p) = (task / by_columns, task % by_columns);
-        let tiles = r * tiles / by_rows..(r + 1) * tiles / by_rows;
-        let panels = p * panels / by_columns..(p + 1) * panels / by_columns;
-        // SAFETY: tasks write disjoint rows and columns of c, inside of it (asserted), and the
-        // operands hold what the kernel reads (checked).
-        let c = unsafe { c.part(0..0).as_mut_ptr() };
-        let area = Area { tiles, panels, c, ldc, more };
-        if pairs {
-            crate::dispatch!(cpu.isa, multiply_pairs(f: &Factors<'_> = f, area: &Area = &area));
-        } else {
-            crate::dispatch!(cpu.isa, multiply_singles(f: &Factors<'_> = f, area: &Area = &area));
-        }
-    });
+    k: usize,
+    a: Factor<'a>,
+    b: Factor<'a>,
 }
 
 /// What a task computes.
@@ -378,56 +334,81 @@ unsafe fn multiply_pairs<S: Simd>(f: &Factors<'_>, area: &Area) {
     unsafe { multiply_area::<S, true>(f, area) }
 }
 
-/// Blocks of k outermost: the rows of a block stay in the second-level cache for all panels, a
-/// panel's part of it in the first-level one for all rows.
+/// A range in pieces of at most `len`.
+fn pieces(range: &Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+    let end = range.end;
+    range.clone().step_by(len).map(move |start| start..end.min(start + len))
+}
+
+/// Blocks of k outermost. What was packed of a block stays in the second-level cache, a panel's part
+/// of it in the first-level one while rows pass by.
 #[inline(always)]
 unsafe fn multiply_area<S: Simd, const PAIRS: bool>(f: &Factors<'_>, area: &Area) {
     let unit = if PAIRS { 2 } else { 1 };
-    let (a, row_step) = match f.left {
-        Left::InPlace(Operand::F32(a), k) => (a.data.as_ptr().wrapping_add(k), a.stride),
-        Left::InPlace(Operand::Bf16(a), k) => {
-            (a.data.as_ptr().wrapping_add(k).cast(), a.stride / unit)
-        }
-        Left::Packed(lines) => (lines.as_ptr().cast(), 1),
-    };
-    let packed = matches!(f.left, Left::Packed(_));
-    let b = f.right.as_ptr().cast::<f32>().wrapping_add(f.first * PANEL);
+    let (mut left, mut right) = BLOCKS.take();
     let blocks = f.steps.div_ceil(BLOCK).max(1);
     for block in 0..blocks {
         let start = block * f.steps / blocks;
-        let k = (block + 1) * f.steps / blocks - start;
-        for p in area.panels.clone() {
-            let columns = f.columns.range(p);
-            let b = b.wrapping_add(p * f.panel + start * PANEL);
-            for t in area.tiles.clone() {
-                let rows = f.rows.range(t);
-                let (a, k_step) = if packed {
-                    (a.wrapping_add((t * f.steps + start) * LANES), LANES)
-                } else {
-                    (a.wrapping_add(rows.start * row_step + start), 1)
-                };
-                for v in (0..columns.len()).step_by(S::TILE_VECTORS * LANES) {
-                    let tile = Tile::<PAIRS> {
-                        a,
-                        row_step,
-                        k_step,
-                        b: b.wrapping_add(v),
-                        b_step: PANEL,
-                        k,
-                        c: area.c.wrapping_add(rows.start * area.ldc + columns.start + v),
-                        ldc: area.ldc,
-                        columns: (columns.len() - v).min(S::TILE_VECTORS * LANES),
-                        more: area.more || block > 0,
+        let steps = (block + 1) * f.steps / blocks - start;
+        let k = start * unit..f.k.min((start + steps) * unit);
+        for panels in pieces(&area.panels, PACKED_PANELS) {
+            if let Factor::Loose(b) = f.b {
+                // SAFETY: the instruction set is the caller's promise.
+                unsafe { pack_block::<S>(b, f.columns, panels.clone(), k.clone(), PAIRS, &mut right) };
+            }
+            for tiles in pieces(&area.tiles, PASSING) {
+                if let Factor::Loose(a) = f.a {
+                    // SAFETY: see above.
+                    unsafe { pack_block::<S>(a, f.rows, tiles.clone(), k.clone(), PAIRS, &mut left) };
+                }
+                for p in panels.clone() {
+                    let columns = f.columns.range(p);
+                    let (b, first) = match f.b {
+                        Factor::Packed(lines) => (lines, p * f.steps + start),
+                        _ => (&right[..], (p - panels.start) * steps),
                     };
-                    if t + 1 < area.tiles.end {
-                        tile.prefetch(rows.len());
+                    let b = b.as_ptr().cast::<f32>().wrapping_add(first * PANEL);
+                    for t in tiles.clone() {
+                        let rows = f.rows.range(t);
+                        let (a, row_step, k_step) = match f.a {
+                            Factor::InPlace(Operand::F32(a)) => {
+                                let first = rows.start * a.stride + start;
+                                (a.data.as_ptr().wrapping_add(first), a.stride, 1)
+                            }
+                            Factor::InPlace(Operand::Bf16(a)) => {
+                                let first = rows.start * a.stride + start * unit;
+                                (a.data.as_ptr().wrapping_add(first).cast(), a.stride / unit, 1)
+                            }
+                            _ => {
+                                let first = (t - tiles.start) * steps * LANES;
+                                (left.as_ptr().cast::<f32>().wrapping_add(first), 1, LANES)
+                            }
+                        };
+                        for v in (0..columns.len()).step_by(S::TILE_VECTORS * LANES) {
+                            let tile = Tile::<PAIRS> {
+                                a,
+                                row_step,
+                                k_step,
+                                b: b.wrapping_add(v),
+                                b_step: PANEL,
+                                k: steps,
+                                c: area.c.wrapping_add(rows.start * area.ldc + columns.start + v),
+                                ldc: area.ldc,
+                                columns: (columns.len() - v).min(S::TILE_VECTORS * LANES),
+                                more: area.more || block > 0,
+                            };
+                            if t + 1 < tiles.end {
+                                tile.prefetch(rows.len());
+                            }
+                            // SAFETY: rows, columns and k are inside of the operands.
+                            unsafe { tile.run::<S>(rows.len()) };
+                        }
                     }
-                    // SAFETY: rows, columns and k are inside of the operands.
-                    unsafe { tile.run::<S>(rows.len()) };
                 }
             }
         }
     }
+    BLOCKS.set((left, right));
 }
 
 /// Rounds to bf16: `dst[i] = bf16(src[i])`.

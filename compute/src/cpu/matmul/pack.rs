@@ -29,6 +29,16 @@ pub(super) enum Operand<'a> {
     Bf16(Mat<'a, u16>),
 }
 
+impl Operand<'_> {
+    /// The same memory with rows for columns.
+    pub(super) fn turned(self) -> Self {
+        match self {
+            Operand::F32(m) => Operand::F32(Mat { transposed: !m.transposed, ..m }),
+            Operand::Bf16(m) => Operand::Bf16(Mat { transposed: !m.transposed, ..m }),
+        }
+    }
+}
+
 /// How an operand is cut.
 #[derive(Clone, Copy)]
 pub(super) enum Strips {
@@ -68,34 +78,61 @@ impl Strips {
     }
 }
 
-/// Packs `k` of `source`, seen as `[k, columns]`, into the first lines of `out`.
+/// Packs `source`, seen as `[k, columns]`, into the first lines of `out`.
 pub(super) fn pack(
     cpu: &Cpu,
     source: Operand<'_>,
     strips: Strips,
-    k: Range<usize>,
+    k: usize,
     pairs: bool,
     out: &mut [Line],
 ) {
-    let steps = if pairs { k.len().div_ceil(2) } else { k.len() };
+    let steps = if pairs { k.div_ceil(2) } else { k };
     let out = Parts::new(&mut out[..strips.size(steps)]);
-    let chunks = k.len().div_ceil(LANES);
-    let tasks = (k.len() * strips.count() * strips.lines() * LANES / 16384)
+    let chunks = k.div_ceil(LANES);
+    let tasks = (k * strips.count() * strips.lines() * LANES / 16384)
         .clamp(1, cpu.pool.threads() * 4)
         .min(chunks.max(1));
     cpu.pool.run(tasks, |t| {
-        let from = |t: usize| (k.start + t * chunks / tasks * LANES).min(k.end);
-        let part = Part { source, strips, k: from(t)..from(t + 1), first: k.start, steps, pairs };
+        let from = |t: usize| (t * chunks / tasks * LANES).min(k);
+        let (k, which) = (from(t)..from(t + 1), 0..strips.count());
+        let part = Part { source, strips, which, k, first: 0, steps, pairs };
         // SAFETY: tasks write disjoint steps of each strip, inside of `out`.
         let out = unsafe { out.part(0..0).as_mut_ptr().cast::<f32>() };
         crate::dispatch!(cpu.isa, pack_part(part: Part<'_> = part, out: *mut f32 = out));
     });
 }
 
+/// Packs `k` of some strips of `source` into `out`, which grows if it has to.
+///
+/// # Safety
+/// As for [`Simd`].
+#[inline(always)]
+pub(super) unsafe fn pack_block<S: Simd>(
+    source: Operand<'_>,
+    strips: Strips,
+    which: Range<usize>,
+    k: Range<usize>,
+    pairs: bool,
+    out: &mut Vec<Line>,
+) {
+    let steps = if pairs { k.len().div_ceil(2) } else { k.len() };
+    let len = which.len() * steps * strips.lines();
+    if out.len() < len {
+        out.resize(len, Line::default());
+    }
+    let first = k.start;
+    let part = Part { source, strips, which, k, first, steps, pairs };
+    // SAFETY: `out` has room for all of these steps; the instruction set is the caller's promise.
+    unsafe { pack_part::<S>(part, out.as_mut_ptr().cast()) }
+}
+
 /// What a task packs.
 struct Part<'a> {
     source: Operand<'a>,
     strips: Strips,
+    /// Which of them.
+    which: Range<usize>,
     k: Range<usize>,
     /// The k of the first step.
     first: usize,
@@ -115,39 +152,62 @@ unsafe fn pack_part<S: Simd>(part: Part<'_>, out: *mut f32) {
     }
 }
 
-/// A few rows over all strips before the next rows: memory is read in order.
+/// Memory is read in order: rows that are steps are a few over all strips before the next ones,
+/// and where columns are steps one strip comes after the other.
 #[inline(always)]
 unsafe fn pack_strips<S: Simd, T: Element>(m: Mat<'_, T>, part: &Part<'_>, out: *mut f32) {
-    let Part { strips, k, first, steps, pairs, .. } = part;
-    let width = strips.lines() * LANES;
-    let chunk = if m.transposed { LANES } else { CHUNK };
-    for start in k.clone().step_by(chunk) {
-        let n = chunk.min(k.end - start);
-        let step = if *pairs { (start - first) / 2 } else { start - first };
-        for i in 0..strips.count() {
-            let range = strips.range(i);
-            for (line, column) in range.clone().step_by(LANES).enumerate() {
-                let columns = LANES.min(range.end - column);
-                let to = out.wrapping_add((i * steps + step) * width + line * LANES);
-                let (row, at, rows) =
-                    if m.transposed { (column, start, columns) } else { (start, column, n) };
-                let block =
-                    Block { from: &m.data[row * m.stride + at..], stride: m.stride, to, width };
-                let inside = block.from.len() >= (rows - 1) * m.stride + LANES;
-                // SAFETY: steps `start..start + n` of this strip, which are this task's; only
-                // blocks inside are read without a look at the end.
-                unsafe {
-                    match (m.transposed, pairs) {
-                        (false, false) if inside => block.copy::<S, true>(n),
-                        (false, true) if inside => block.pair::<S, true>(n),
-                        (true, _) if inside && n == LANES && columns == LANES => {
-                            block.turn::<S, true>(LANES, LANES, *pairs)
-                        }
-                        (false, false) => block.copy::<S, false>(n),
-                        (false, true) => block.pair::<S, false>(n),
-                        (true, _) => block.turn::<S, false>(n, columns, *pairs),
-                    }
+    let Part { strips, which, k, .. } = part;
+    let chunks = |len| k.clone().step_by(len).map(move |start| start..k.end.min(start + len));
+    // SAFETY: the caller's promise, and strips and steps that are the part's.
+    unsafe {
+        if m.transposed {
+            for (i, strip) in which.clone().enumerate() {
+                for k in chunks(LANES) {
+                    pack_piece::<S, T>(m, part, i, strips.range(strip), k, out);
                 }
+            }
+        } else {
+            for k in chunks(CHUNK) {
+                for (i, strip) in which.clone().enumerate() {
+                    pack_piece::<S, T>(m, part, i, strips.range(strip), k.clone(), out);
+                }
+            }
+        }
+    }
+}
+
+/// Packs some steps of a strip, the `i`th of the part.
+#[inline(always)]
+unsafe fn pack_piece<S: Simd, T: Element>(
+    m: Mat<'_, T>,
+    part: &Part<'_>,
+    i: usize,
+    strip: Range<usize>,
+    k: Range<usize>,
+    out: *mut f32,
+) {
+    let Part { strips, first, steps, pairs, .. } = part;
+    let (width, n) = (strips.lines() * LANES, k.len());
+    let step = if *pairs { (k.start - first) / 2 } else { k.start - first };
+    for (line, column) in strip.clone().step_by(LANES).enumerate() {
+        let columns = LANES.min(strip.end - column);
+        let to = out.wrapping_add((i * steps + step) * width + line * LANES);
+        let (row, at, rows) =
+            if m.transposed { (column, k.start, columns) } else { (k.start, column, n) };
+        let block = Block { from: &m.data[row * m.stride + at..], stride: m.stride, to, width };
+        let inside = block.from.len() >= (rows - 1) * m.stride + LANES;
+        // SAFETY: these steps of this strip are the caller's; only blocks inside are read without
+        // a look at the end.
+        unsafe {
+            match (m.transposed, pairs) {
+                (false, false) if inside => block.copy::<S, true>(n),
+                (false, true) if inside => block.pair::<S, true>(n),
+                (true, _) if inside && n == LANES && columns == LANES => {
+                    block.turn::<S, true>(LANES, LANES, *pairs)
+                }
+                (false, false) => block.copy::<S, false>(n),
+                (false, true) => block.pair::<S, false>(n),
+                (true, _) => block.turn::<S, false>(n, columns, *pairs),
             }
         }
     }
