@@ -112,9 +112,25 @@ macro_rules! store_or_invalid {
 store_or_invalid!(
     data::jsonl::JsonlError,
     data::shards::ShardError,
-    model::directory::ModelError,
     train::checkpoint::CheckpointError,
 );
+
+impl From<model::directory::ModelError> for Failure {
+    fn from(error: model::directory::ModelError) -> Failure {
+        use model::directory::ModelError as Error;
+        match error {
+            Error::Store(error) => error.into(),
+            error @ Error::NotAModel(_) => Failure::invalid(error)
+                .hint("Name a run directory (runs/NAME) or a model directory."),
+            error @ Error::Memory { .. } => {
+                Failure::invalid(error).hint("End other programs, or take a smaller model.")
+            }
+            error => Failure::invalid(error).hint(
+                "It is damaged or of another model: copy it anew, or run again what made it.",
+            ),
+        }
+    }
+}
 
 impl From<documents::PrepareError> for Failure {
     fn from(error: documents::PrepareError) -> Failure {
@@ -122,6 +138,9 @@ impl From<documents::PrepareError> for Failure {
         match error {
             Error::Store(error) => error.into(),
             Error::Stopped => Failure::interrupted(error),
+            Error::Empty { .. } => {
+                Failure::invalid(error).hint("Name files or folders with text in them.")
+            }
             error => Failure::invalid(error),
         }
     }

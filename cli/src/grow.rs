@@ -1,5 +1,9 @@
 //! `homegrown grow`: from text to an assistant, stage by stage, in a run directory.
 
+mod begin;
+mod choices;
+mod settle;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,27 +15,26 @@ use compute::tensor::DType;
 use data::batches::{Loader, LossOn};
 use data::encode::{END_OF_TEXT, END_OF_TURN};
 use data::shards::Shards;
-use eval::run as shown;
 use model::config::Config;
 use model::directory;
 use model::init::initialise;
 use model::template::{CHATML, ChatTemplate};
 use model::tokenizer::Tokenizer;
 use model::transformer::Transformer;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use train::Precision;
 
-use crate::common::{Common, products};
+use crate::common::Common;
 use crate::evaluate;
 use crate::failure::Failure;
 use crate::prepare::{self, Source};
-use crate::progress::{Progress, count, peak_rss_bytes};
-use crate::recipe::{DOCS, Recipe};
+use crate::progress::peak_rss_bytes;
+use crate::recipe::Recipe;
 use crate::samples::Samples;
 use crate::stage::{Facts, Run, Stage, clear};
 use crate::tokenize;
 use crate::training::{self, Job};
+use choices::Choices;
+use settle::{check_memory, settle};
 
 /// Arguments of `grow`.
 #[derive(Args, Debug)]
@@ -140,7 +143,7 @@ pub fn grow(args: &GrowArgs, common: &Common) -> Result<Value, Failure> {
     let run = Run::open(&root)?;
     let cpu = common.cpu();
     let path = run.path("choices.json");
-    let choices = if path.exists() { store::read_json(&path)? } else { Choices::default() };
+    let choices = if path.exists() { Choices::read(&path)? } else { Choices::default() };
     let mut grow = Grow { products: Default::default(), recipe, run, cpu, source, choices };
     grow.choose()?;
     grow.begin(common)?;
@@ -150,99 +153,6 @@ pub fn grow(args: &GrowArgs, common: &Common) -> Result<Value, Failure> {
     let value = grow.result(start.elapsed().as_secs_f64())?;
     grow.close(done, common, &value)?;
     Ok(value)
-}
-
-/// Whether a model can be trained in the memory that there is, before any of it is taken.
-fn check_memory(recipe: &Recipe) -> Result<(), Failure> {
-    let config = recipe.config(recipe.tokenizer.vocab_size, None, None);
-    let [c, f] = [config.hidden_size, config.intermediate_size].map(|n| n as u64);
-    let elements = |shape: &[usize]| shape.iter().map(|n| *n as u64).product::<u64>();
-    let parameters: u64 = model::transformer::shapes(&config).iter().map(|s| elements(&s.1)).sum();
-    // Weights, packed twice; gradients; two moments.
-    let weights = 24 * parameters;
-    // What a layer keeps of a row for the backward pass, and its gradients.
-    let rows = recipe.pretrain.micro_tokens.max(recipe.finetune.micro_tokens) as u64;
-    let heads = (config.query_width() + 2 * config.key_width()) as u64;
-    let row = (config.num_hidden_layers as u64 + 1) * (6 * c + 3 * heads + 4 * f);
-    let logits = 3 * 256 * config.vocab_size as u64;
-    let need = weights + 4 * (rows * row + logits);
-    match store::available_memory() {
-        Some(available) if need > available => Err(Failure::invalid(format!(
-            "a model of {} parameters needs about {}B of memory to train, and {}B are available",
-            count(parameters),
-            count(need),
-            count(available)
-        ))
-        .hint(
-            "Make it smaller (model.layers, model.dim, model.ffn), or lower pretrain.micro_tokens.",
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// The run's name and its settings: flags over `--set` over the recipe over the default.
-fn settle(args: &GrowArgs, common: &Common) -> Result<(String, Recipe), Failure> {
-    let stem = |p: &Path| p.file_stem().map(|s| s.to_string_lossy().into_owned());
-    let read = |path: &PathBuf| -> Result<(String, String), Failure> {
-        Ok((path.display().to_string(), store::read_text(path)?))
-    };
-    let file = match &args.recipe {
-        Some(path) => Some(read(path)?),
-        None if !args.docs.is_empty() => Some(("recipes/docs.toml".into(), DOCS.to_string())),
-        None => None,
-    };
-    let name = args.recipe.as_deref().or(args.docs.first().map(PathBuf::as_path));
-    let name = name.and_then(stem).unwrap_or_else(|| "default".to_string());
-    let mut sets: Vec<(String, String)> =
-        args.sets.iter().map(|s| ("--set".to_string(), s.clone())).collect();
-    let mut set = |flag: &str, key: &str, value: String| {
-        sets.push((flag.to_string(), format!("{key}={value}")));
-    };
-    let list = |paths: &[PathBuf]| {
-        let paths = paths.iter().map(|p| toml::Value::String(p.display().to_string()));
-        toml::Value::Array(paths.collect()).to_string()
-    };
-    if !args.docs.is_empty() {
-        set("--docs", "data.docs", list(&args.docs));
-    }
-    if !args.chats.is_empty() {
-        set("--chats", "data.chats", list(&args.chats));
-    }
-    if let Some(seed) = common.seed {
-        set("--seed", "seed", seed.to_string());
-    }
-    if let Some(minutes) = args.minutes {
-        set("--minutes", "minutes", minutes.to_string());
-    }
-    let recipe = Recipe::resolve(file.as_ref().map(|(n, t)| (n.as_str(), t.as_str())), &sets)?;
-    if !recipe.data.chats.is_empty() && !recipe.own_text() {
-        return Err(Failure::invalid(
-            "--chats goes with --docs: the microworld has its own conversations",
-        )
-        .hint("Give the text of your own with --docs PATH."));
-    }
-    Ok((name, recipe))
-}
-
-/// What was measured once and stays as it was, so that the run is the same when it goes on:
-/// `choices.json`.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Choices {
-    schema_version: u32,
-    /// The type of operands that `dtype = "auto"` came to.
-    auto: Option<Precision>,
-    budget: Option<Budget>,
-}
-
-/// Token counts that minutes came to.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Budget {
-    minutes: f64,
-    /// Tokens in the recipe, of pretraining and fine-tuning.
-    recipe_tokens: [u64; 2],
-    tokens_per_s: f64,
-    /// Tokens they were scaled to.
-    tokens: [u64; 2],
 }
 
 /// A run that grows.
@@ -257,17 +167,6 @@ struct Grow {
 }
 
 impl Grow {
-    /// The type of the operands of products and the peak in it.
-    fn products(&mut self, precision: Precision) -> (DType, f64) {
-        let chosen = match (precision, self.choices.auto) {
-            (Precision::Auto, Some(chosen)) => chosen,
-            (precision, _) => precision,
-        };
-        let cpu = &self.cpu;
-        let found = self.products.entry(format!("{chosen:?}"));
-        *found.or_insert_with(|| products(cpu, chosen))
-    }
-
     /// Whether there are, or will be, conversations.
     fn talks(&self) -> bool {
         !self.recipe.own_text() || !self.recipe.data.chats.is_empty()
@@ -277,148 +176,6 @@ impl Grow {
         let id = |name: &str| tokenizer.and_then(|t| t.special_id(name));
         let eos = id(if chat { END_OF_TURN } else { END_OF_TEXT });
         self.recipe.config(vocab_size, id(END_OF_TEXT), eos)
-    }
-
-    /// Measures what the recipe leaves to the machine, once.
-    fn choose(&mut self) -> Result<(), Failure> {
-        if self.choices.auto.is_none() {
-            self.choices.auto = Some(match self.products(Precision::Auto).0 {
-                DType::Bf16 => Precision::Bf16,
-                DType::F32 => Precision::F32,
-            });
-        }
-        self.budget();
-        self.choices.schema_version = 1;
-        // Without a recipe this is no run directory yet.
-        store::write_atomic(&self.run.path("recipe.toml"), self.recipe.to_toml().as_bytes())?;
-        Ok(store::write_json(&self.run.path("choices.json"), &self.choices)?)
-    }
-
-    /// Turns minutes into token counts.
-    fn budget(&mut self) {
-        let minutes = std::mem::take(&mut self.recipe.minutes);
-        if minutes == 0.0 {
-            return;
-        }
-        let recipe_tokens = [self.recipe.pretrain.tokens, self.recipe.finetune.tokens];
-        let known = self
-            .choices
-            .budget
-            .clone()
-            .filter(|b| b.minutes == minutes && b.recipe_tokens == recipe_tokens);
-        let budget = match known {
-            Some(budget) => budget,
-            None => {
-                let progress = Progress::start("speed", 0);
-                let products = self.products(self.recipe.pretrain.dtype);
-                let config = self.config(self.recipe.tokenizer.vocab_size, None, false);
-                let (init, settings) = (&self.recipe.model.init, &self.recipe.pretrain);
-                let speed = training::measure_speed(&self.cpu, &config, init, settings, products);
-                let tokens = speed * minutes * 60.0;
-                let all = if self.talks() { recipe_tokens.iter().sum() } else { recipe_tokens[0] };
-                let scaled = |n: u64| (tokens * n as f64 / all as f64).round() as u64;
-                let tokens = recipe_tokens.map(scaled);
-                progress.finish(&format!(
-                    "{speed:.0} tokens/s: {minutes} minutes are {} tokens of pretraining",
-                    count(tokens[0])
-                ));
-                Budget { minutes, recipe_tokens, tokens_per_s: speed, tokens }
-            }
-        };
-        [self.recipe.pretrain.tokens, self.recipe.finetune.tokens] = budget.tokens;
-        self.choices.budget = Some(budget);
-    }
-
-    /// Writes what the run is and where: `run.json`, `machine.json`.
-    fn begin(&mut self, common: &Common) -> Result<(), Failure> {
-        let (dtype, peak) = self.products(self.recipe.pretrain.dtype);
-        let config = self.config(self.recipe.tokenizer.vocab_size, None, false);
-        let parameters: usize =
-            model::transformer::shapes(&config).iter().map(|s| s.1.iter().product::<usize>()).sum();
-        let quote =
-            |a: String| match a.contains(|c: char| c.is_whitespace() || "'\"$`\\".contains(c)) {
-                true => format!("'{}'", a.replace('\'', r"'\''")),
-                false => a,
-            };
-        let mut command = std::env::args();
-        let _ = command.next();
-        let command: Vec<String> = command.map(quote).collect();
-        let about = shown::Run {
-            schema_version: shown::SCHEMA_VERSION,
-            // The recipe beside the report has every setting of this run.
-            command: "homegrown grow recipe.toml --out again".into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            seed: Some(self.recipe.seed),
-            products: format!("{dtype:?}").to_lowercase(),
-            source: match self.recipe.own_text() {
-                true => self.recipe.data.docs.join(", "),
-                false => format!("the microworld of seed {}", self.recipe.seed),
-            },
-            stages: StageName::value_variants()
-                .iter()
-                .filter(|s| **s != StageName::Finetune || self.talks())
-                .map(|s| format!("{s:?}").to_lowercase())
-                .collect(),
-            microworld: Some(!self.recipe.own_text()),
-            model: Some(shown::Model {
-                architecture: "qwen3".into(),
-                parameters: parameters as u64,
-                layers: config.num_hidden_layers as u64,
-                width: config.hidden_size as u64,
-                heads: config.num_attention_heads as u64,
-                kv_heads: config.num_key_value_heads as u64,
-                head_width: config.head_dim as u64,
-                ffn: config.intermediate_size as u64,
-                vocabulary: config.vocab_size as u64,
-                context: config.max_position_embeddings as u64,
-            }),
-            recipe: self.recipe.to_toml(),
-        };
-        let machine = shown::Machine {
-            schema_version: shown::SCHEMA_VERSION,
-            command: format!("homegrown {}", command.join(" ")),
-            cpu: cpu_name(),
-            isa: self.cpu.isa.name().into(),
-            threads: common.threads() as u64,
-            peak_flops_per_s: peak,
-        };
-        store::write_json(&self.run.path("machine.json"), &machine)?;
-        let need = self.disk_bytes(parameters as u64);
-        let free = store::free_bytes(&self.run.root);
-        let left = free.map_or(String::new(), |f| format!(", {}B are free", count(f)));
-        eprintln!("{:>10} up to {}B of disk{left}", "", count(need));
-        if free.is_some_and(|free| free < need) {
-            eprintln!("   note: the disk may fill up; nothing that was saved would be lost");
-        }
-        eprintln!(
-            "{:>10} {}: {} parameters, {} tokens, {} threads of {}",
-            "grow",
-            self.run.root.display(),
-            count(parameters as u64),
-            count(self.recipe.pretrain.tokens),
-            common.threads(),
-            self.cpu.isa.name()
-        );
-        Ok(store::write_json(&self.run.path("run.json"), &about)?)
-    }
-
-    /// The most that the run directory will take: texts and their tokens, models, checkpoints.
-    fn disk_bytes(&self, parameters: u64) -> u64 {
-        // The microworld's texts are about 250 bytes long; one's own are there already. Each is
-        // written as JSON and as tokens.
-        let corpus = &self.recipe.corpus;
-        let text = match &self.source {
-            Source::Own(files) => files.bytes(),
-            Source::World => {
-                250 * (corpus.documents + corpus.conversations + corpus.finetune + corpus.heldout)
-            }
-        };
-        // Weights and two moments, and one more while it is written.
-        let checkpoints =
-            |t: &train::TrainConfig| (t.keep_checkpoints as u64 + 3) * 12 * parameters;
-        let [first, second] = [&self.recipe.pretrain, &self.recipe.finetune].map(checkpoints);
-        // Pretraining keeps two when fine-tuning begins.
-        3 * text + 8 * parameters + first.max(24 * parameters + second)
     }
 
     /// Does all stages up to one; returns the last.
@@ -716,11 +473,4 @@ fn save(
     clear(&path)?;
     directory::save(&path, model, &tokenizer.to_json(), &tokenize::settings(recipe, chat))?;
     Ok(())
-}
-
-/// The processor, as it names itself.
-fn cpu_name() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':'));
-    name.map(|(_, name)| name.trim().to_string()).unwrap_or_default()
 }

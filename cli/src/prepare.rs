@@ -24,6 +24,8 @@ pub const CHATS: &str = "--chats ";
 pub const CLEAN: &str = "data.clean ";
 /// Bytes of a kind's sample in the report.
 const SAMPLE_BYTES: usize = 600;
+/// What a file of conversations looks like.
+const FORM: &str = r#"Each line is one: {"messages": [{"role": "user", "content": "…"}, …]}"#;
 /// Skipped files that are listed on the screen; all of them are in `data/skipped.jsonl`.
 const LISTED: usize = 10;
 
@@ -56,7 +58,8 @@ impl Source {
         if let Source::Own(files) = self {
             let mut all = store::hash::Hasher::default();
             for (path, _) in &files.files {
-                let hash = store::hash_file(path)?;
+                // One that can't be read is skipped, and listed, when its turn comes.
+                let hash = store::hash_file(path).map_or("unreadable".into(), |h| h.to_string());
                 all.update(format!("{hash}  {}\n", path.display()).as_bytes());
             }
             inputs.insert(format!("{DOCS}{}", recipe.data.docs.join(", ")), all.finish());
@@ -78,7 +81,16 @@ impl Source {
 /// What can't be read or written; conversations that aren't any.
 pub fn prepare(run: &Run, recipe: &Recipe, source: &Source, pool: &Pool) -> Result<Facts, Failure> {
     let mut facts = match source {
-        Source::Own(_) => own_text(run, recipe, pool.threads())?,
+        Source::Own(_) => {
+            let before = source.inputs(recipe)?;
+            let facts = own_text(run, recipe, pool.threads())?;
+            let after = Source::of(recipe)?.inputs(recipe)?;
+            if let Some(name) = before.keys().find(|name| before.get(*name) != after.get(*name)) {
+                return Err(Failure::invalid(format!("{name} changed while it was read"))
+                    .hint("Run it again when nobody writes there."));
+            }
+            facts
+        }
         Source::World => {
             clear(&run.path("data"))?;
             crate::world::prepare(run, recipe, pool)?
@@ -206,7 +218,7 @@ fn conversations(run: &Run, chats: &[String]) -> Result<Kind, Failure> {
     let mut out = Documents::create(&run.path("data/conversations.jsonl"), "conversations")?;
     for path in chats {
         for talk in jsonl::read::<Conversation>(Path::new(path))? {
-            let talk = talk?;
+            let talk = talk.map_err(|e| Failure { hint: Some(FORM.into()), ..e.into() })?;
             out.push(&talk, &shown(&talk))?;
         }
     }
@@ -216,7 +228,7 @@ fn conversations(run: &Run, chats: &[String]) -> Result<Kind, Failure> {
             "there are no conversations in {}",
             chats.join(", ")
         ))
-        .hint(r#"Each line is one: {"messages": [{"role": "user", "content": "…"}, …]}"#));
+        .hint(FORM));
     }
     Ok(kind)
 }

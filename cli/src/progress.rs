@@ -105,13 +105,14 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// A count for a person: "950", "12.3 k", "4.56 M".
+/// A count for a person: "950", "12.3 k", "4.56 M", "7.89 T".
 pub fn count(n: u64) -> String {
     match n as f64 {
         x if x < 10_000.0 => format!("{n}"),
         x if x < 1e6 => format!("{:.1} k", x / 1e3),
         x if x < 1e9 => format!("{:.2} M", x / 1e6),
-        x => format!("{:.2} G", x / 1e9),
+        x if x < 1e12 => format!("{:.2} G", x / 1e9),
+        x => format!("{:.2} T", x / 1e12),
     }
 }
 
@@ -136,6 +137,7 @@ mod tests {
         assert_eq!(count(9_999), "9999");
         assert_eq!(count(12_345), "12.3 k");
         assert_eq!(count(4_560_000), "4.56 M");
+        assert_eq!(count(7_890_000_000_000), "7.89 T");
         assert!(peak_rss_bytes() > 1 << 20 || !cfg!(target_os = "linux"));
     }
 }

@@ -24,6 +24,18 @@ pub const DOCS: &str = include_str!("../../recipes/docs.toml");
 /// The version of the form of recipes.
 const SCHEMA_VERSION: u32 = 1;
 
+/// What `config.json` calls the settings of a model.
+const CONFIG_NAMES: [(&str, &str); 8] = [
+    ("num_hidden_layers", "model.layers"),
+    ("hidden_size", "model.dim"),
+    ("num_attention_heads", "model.heads"),
+    ("num_key_value_heads", "model.kv_heads"),
+    ("intermediate_size", "model.ffn"),
+    ("max_position_embeddings", "model.context"),
+    ("rope_theta", "model.rope_base"),
+    ("vocab_size", "tokenizer.vocab_size"),
+];
+
 /// All settings of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -251,7 +263,12 @@ impl Recipe {
             );
         }
         if let Err(e) = self.config(self.tokenizer.vocab_size, None, None).check() {
-            return wrong("model", e.to_string().replacen("config.json: ", "", 1));
+            let mut why = e.to_string().replacen("config.json: ", "", 1);
+            for (theirs, ours) in CONFIG_NAMES {
+                why = why.replace(theirs, ours);
+            }
+            let key = CONFIG_NAMES.iter().find(|(_, ours)| why.starts_with(ours));
+            return wrong(key.map_or("model", |(_, ours)| ours), why);
         }
         for (stage, t) in [("pretrain", &self.pretrain), ("finetune", &self.finetune)] {
             if let Some(why) = t.schedule.problem() {
@@ -289,6 +306,7 @@ impl Origins {
         };
         let places: Vec<&str> =
             self.0.iter().filter(|(k, _)| related(k)).map(|(_, o)| o.as_str()).collect();
+        let why = why.strip_prefix(key).unwrap_or(why).trim_start();
         let failure = Failure::invalid(format!("the setting {key}: {why}"));
         if places.is_empty() {
             failure
@@ -501,7 +519,7 @@ mod tests {
             ),
             ("[pretrain.schedule]\nwarmup = 2.0\n", &["pretrain.schedule", "2", "line 2"]),
             ("[mixture]\nreplay = 1.5\n", &["mixture.replay", "1.5", "line 2"]),
-            ("[model]\nkv_heads = 3\n", &["num_key_value_heads", "line 2"]),
+            ("[model]\nkv_heads = 3\n", &["model.kv_heads", "line 2"]),
             ("[model]\ncontext = 4096\n", &["pretrain.micro_tokens"]),
             ("[tokenizer]\nvocab_size = 100\n", &["tokenizer.vocab_size", "263"]),
             ("schema_version = 2\n", &["schema_version", "line 1"]),

@@ -129,7 +129,7 @@ impl Run {
     /// Training that was stopped goes on from a checkpoint and adds to its metrics. Where those of a
     /// finished one are damaged there is nothing to add to: without checkpoints it starts anew.
     fn start_anew(&self, record: &Path) -> Result<(), Failure> {
-        let record: Record = store::read_json(record)?;
+        let record: Record = store::read_sealed(record)?;
         let folders = record.damaged(&self.root).filter_map(|o| o.strip_suffix("/metrics.jsonl"));
         folders.into_iter().try_for_each(|f| clear(&self.path(&format!("{f}/checkpoints"))))
     }

@@ -22,7 +22,7 @@ use crate::stage::{Facts, Run, clear};
 /// Text that is encoded at a time.
 const CHUNK_BYTES: usize = 8 << 20;
 /// Skipped conversations that are listed.
-const LISTED: usize = 20;
+const LISTED: u64 = 20;
 
 /// A line of a file of documents.
 #[derive(Debug, Deserialize)]
@@ -85,10 +85,10 @@ pub fn tokenize(run: &Run, recipe: &Recipe, pool: &Pool) -> Result<Facts, Failur
     for name in talks {
         let (path, set) = (run.path(&format!("data/{name}.jsonl")), writer(name)?);
         let context = recipe.model.context;
-        let (totals, skipped) = encoder.conversations(&path, set, context, &mut kinds)?;
+        let list = run.path(&format!("shards/{name}-skipped.jsonl"));
+        let (totals, skipped) = encoder.conversations(&path, set, context, &list, &mut kinds)?;
         facts[name] = of(totals);
-        facts[name]["skipped"] = skipped.0.into();
-        facts[name]["skipped_first"] = skipped.1.into();
+        facts[name]["skipped"] = skipped.into();
     }
     facts["tokens"] = kinds.values().sum::<u64>().into();
     let schema_version = eval::run::SCHEMA_VERSION;
@@ -263,17 +263,19 @@ impl Encoder<'_> {
         }
     }
 
-    /// Encodes conversations; those that don't fit the context or can't be rendered are skipped.
-    /// Returns also how many were, and the reasons of the first.
+    /// Encodes conversations; those that don't fit the context or can't be rendered are skipped,
+    /// and listed in `list`. Returns also how many were.
     fn conversations(
         &self,
         path: &Path,
         mut writer: ShardWriter,
         context: usize,
+        list: &Path,
         kinds: &mut BTreeMap<String, u64>,
-    ) -> Result<(Totals, (u64, Vec<String>)), Failure> {
+    ) -> Result<(Totals, u64), Failure> {
         let template = ChatTemplate::new(CHATML, encode::special_tokens(self.tokenizer))?;
-        let (mut skipped, mut listed, mut kept) = (0, Vec::new(), 0);
+        let mut listed = jsonl::Writer::create(list)?;
+        let (mut skipped, mut kept) = (0u64, 0);
         for (i, talk) in jsonl::read::<TalkLine>(path)?.enumerate() {
             let TalkLine { kind, talk } = talk?;
             let reason = match encode::conversation(self.tokenizer, &template, &talk) {
@@ -293,15 +295,14 @@ impl Encoder<'_> {
                 }
             };
             skipped += 1;
-            if listed.len() < LISTED {
-                listed.push(format!("conversation {}: {reason}", i + 1));
+            listed.push(&json!({"conversation": i + 1, "reason": reason}))?;
+            if skipped <= LISTED {
+                eprintln!("   skipped conversation {}: {reason}", i + 1);
             }
         }
-        for line in &listed {
-            eprintln!("   skipped {line}");
-        }
-        if skipped > 0 {
-            eprintln!("   skipped {skipped} conversations in all");
+        listed.finish()?;
+        if skipped > LISTED {
+            eprintln!("   skipped {skipped} conversations in all, listed in {}", list.display());
         }
         if kept == 0 {
             let why =
@@ -309,6 +310,6 @@ impl Encoder<'_> {
             return Err(Failure::invalid(why)
                 .hint("The reasons stand above. Longer ones need a larger model.context."));
         }
-        Ok((writer.finish()?, (skipped, listed)))
+        Ok((writer.finish()?, skipped))
     }
 }

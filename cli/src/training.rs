@@ -17,6 +17,7 @@ use model::init::{Init, initialise};
 use model::transformer::Transformer;
 use serde::Serialize;
 use serde_json::{Value, json};
+use store::hash::Hasher;
 use store::{Hash, StoreError};
 use train::checkpoint::Checkpoints;
 use train::{
@@ -66,11 +67,11 @@ pub fn train(
     let mut checkpoints = Checkpoints::open(&saved, key, config.keep_checkpoints)
         .map_err(|e| unusable(e.into(), &saved))?;
     let resumed = trainer.resume(&mut loader, &mut checkpoints).map_err(|e| unusable(e, &saved))?;
-    let mut watch = Watch::new(name, config.tokens, &folder, samples, trainer.tokens)?;
+    let mut watch = Watch::new(name, config.tokens, &folder, samples, trainer.tokens, resumed)?;
     for note in &checkpoints.notes {
         watch.progress.line(&format!("   note: {note}"));
     }
-    if resumed {
+    if resumed.is_some() {
         watch.progress.line(&format!("{:>10} goes on at {} tokens", "", count(trainer.tokens)));
     }
     let summary = trainer.run(&mut loader, &validation, &mut watch, &mut checkpoints);
@@ -145,12 +146,13 @@ impl<'a> Watch<'a> {
         folder: &Path,
         samples: &'a Samples,
         done: u64,
+        measured: Option<Hash>,
     ) -> Result<Watch<'a>, Failure> {
         let mut progress = Progress::start(name, tokens);
         progress.resume_at(done);
         Ok(Watch {
-            metrics: Lines::open(&folder.join("metrics.jsonl"), done)?,
-            timing: Lines::open(&folder.join("timing.jsonl"), done)?,
+            metrics: Lines::open(&folder.join("metrics.jsonl"), done, measured)?,
+            timing: Lines::open(&folder.join("timing.jsonl"), done, None)?,
             progress,
             samples,
             heldout: None,
@@ -199,9 +201,9 @@ impl Observer for Watch<'_> {
         self.samples.write(model, ws)
     }
 
-    fn saving(&mut self) -> Result<(), StoreError> {
-        self.metrics.sync()?;
-        self.timing.sync()
+    fn saving(&mut self) -> Result<Hash, StoreError> {
+        self.timing.sync()?;
+        self.metrics.sync()
     }
 
     fn stop(&mut self) -> bool {
@@ -213,14 +215,17 @@ impl Observer for Watch<'_> {
 struct Lines {
     path: PathBuf,
     file: BufWriter<File>,
+    /// Of all lines.
+    hasher: Hasher,
     /// The first error of writing.
     error: Option<std::io::Error>,
 }
 
 impl Lines {
     /// Opens the file, or makes it, and cuts off what came after `tokens`: what a run measured
-    /// after the checkpoint that it goes on from will be measured again.
-    fn open(path: &Path, tokens: u64) -> Result<Lines, StoreError> {
+    /// after the checkpoint that it goes on from will be measured again. `hash`: what the lines up
+    /// to there have to be.
+    fn open(path: &Path, tokens: u64, hash: Option<Hash>) -> Result<Lines, Failure> {
         let text = if path.exists() { store::read(path)? } else { Vec::new() };
         let mut keep = 0;
         for line in text.split_inclusive(|b| *b == b'\n').take_while(|_| tokens > 0) {
@@ -231,6 +236,15 @@ impl Lines {
             }
             keep += line.len();
         }
+        let mut hasher = Hasher::default();
+        hasher.update(&text[..keep]);
+        if hash.is_some_and(|hash| hash != hasher.finish()) {
+            let (file, folder) = (path.display(), path.parent().unwrap_or(path).display());
+            let why = format!("{file} does not hold what was measured up to the last checkpoint");
+            return Err(Failure::invalid(why).hint(format!(
+                "Put it back as it was, or remove {folder} to do this stage from its start."
+            )));
+        }
         let open = || -> std::io::Result<File> {
             let mut file = File::options().create(true).write(true).truncate(false).open(path)?;
             file.set_len(keep as u64)?;
@@ -238,28 +252,31 @@ impl Lines {
             Ok(file)
         };
         let file = BufWriter::new(open().map_err(StoreError::io("write", path))?);
-        Ok(Lines { path: path.to_path_buf(), file, error: None })
+        Ok(Lines { path: path.to_path_buf(), file, hasher, error: None })
     }
 
     /// Adds a line. What can't be written is told by the next [`Lines::sync`].
     fn push(&mut self, line: &impl Serialize) {
         let mut write = || -> std::io::Result<()> {
-            serde_json::to_writer(&mut self.file, line)?;
-            self.file.write_all(b"\n")
+            let mut line = serde_json::to_vec(line)?;
+            line.push(b'\n');
+            self.hasher.update(&line);
+            self.file.write_all(&line)
         };
         let result = write();
         self.error = self.error.take().or(result.err());
         store::crash::point();
     }
 
-    /// Makes all lines last.
-    fn sync(&mut self) -> Result<(), StoreError> {
+    /// Makes all lines last; returns their hash.
+    fn sync(&mut self) -> Result<Hash, StoreError> {
         store::crash::point();
         let synced = match self.error.take() {
             Some(e) => Err(e),
             None => self.file.flush().and_then(|()| self.file.get_ref().sync_all()),
         };
-        synced.map_err(StoreError::io("write", &self.path))
+        synced.map_err(StoreError::io("write", &self.path))?;
+        Ok(self.hasher.finish())
     }
 
     /// Of a file of times: seconds in steps, and their mean share of the peak.

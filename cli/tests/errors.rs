@@ -155,7 +155,7 @@ const FRESH: &[Case] = &[
         |p| p.write("wrong.toml", b"[model]\nlayers = 0\n"),
         "grow wrong.toml --out run",
         2,
-        &["num_hidden_layers", "wrong.toml, line 2"],
+        &["the setting model.layers", "from 1 to 4096", "wrong.toml, line 2"],
     ),
     (
         "a recipe that is no TOML",
@@ -317,6 +317,23 @@ const GROWN: &[Case] = &[
         2,
         &["its contents have changed since it was written", "Remove run/pretrain/checkpoints"],
     ),
+    (
+        "metrics that are not those of the checkpoint",
+        |p| {
+            p.change("run/pretrain/metrics.jsonl", |m| m[20] ^= 1);
+            std::fs::remove_file(p.path("run/stages/pretrain.json")).unwrap();
+        },
+        GROW,
+        2,
+        &["run/pretrain/metrics.jsonl does not hold", "Put it back", "remove run/pretrain"],
+    ),
+    (
+        "damaged choices",
+        |p| p.change("run/choices.json", flip),
+        GROW,
+        2,
+        &["run/choices.json is damaged", "Remove it"],
+    ),
 ];
 
 fn check(place: &Place, (name, _, args, exit, told): &Case) {
@@ -367,6 +384,7 @@ fn what_is_damaged_in_a_run_is_made_again() {
         ("data/documents.jsonl", cut),
         ("base/model.safetensors", flip),
         ("stages/tokenize.json", cut),
+        ("stages/pretrain.json", flip),
     ] {
         let place = grown();
         let weights = std::fs::read(place.path("run/model/model.safetensors")).unwrap();
@@ -395,6 +413,39 @@ fn files_that_are_no_text_are_listed_and_passed_over() {
         assert!(text.contains(name), "{name} is not in:\n{text}");
         assert!(skipped.contains(name), "{name} is not in:\n{skipped}");
     }
+}
+
+#[test]
+fn files_that_come_and_go_while_they_are_read_are_told() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let place = Place::new();
+    let (changing, gone) = (place.path("docs/3.txt"), place.path("docs/4.txt"));
+    let stop = AtomicBool::new(false);
+    let ends: Vec<_> = std::thread::scope(|s| {
+        s.spawn(|| {
+            for i in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                let _ = std::fs::remove_file(&gone);
+                std::fs::write(&changing, format!("Other text, {i}. ").repeat(500)).unwrap();
+                std::fs::write(&gone, format!("It is back, {i}. ").repeat(50)).unwrap();
+            }
+        });
+        let grow = "grow small.toml --docs docs --out run --until tokenize";
+        let ends = (0..10).map(|_| place.run(grow)).collect();
+        stop.store(true, Ordering::Relaxed);
+        ends
+    });
+    for output in ends {
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let told = text.contains("changed while it was read");
+        assert!(output.status.success() || output.status.code() == Some(2) && told, "{text}");
+    }
+    let output = place.run("grow small.toml --docs docs --out run --until tokenize");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let documents = std::fs::read_to_string(place.path("run/data/documents.jsonl")).unwrap();
+    assert!(documents.contains("It is back") || documents.contains("Other text"));
 }
 
 #[test]

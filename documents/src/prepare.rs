@@ -198,7 +198,10 @@ fn empty(paths: &[PathBuf], all: &Part) -> PrepareError {
         (None, _) => "there are no files (names that begin with a dot don't count)".to_string(),
         (Some(s), _) => {
             let n = all.skipped.len();
-            format!("{n} files were skipped, the first of them {}: {}", s.source, s.reason)
+            match n {
+                1 => format!("its one file was skipped: {}: {}", s.source, s.reason),
+                n => format!("{n} files were skipped, the first {}: {}", s.source, s.reason),
+            }
         }
     };
     PrepareError::Empty { paths: list.join(", "), found }

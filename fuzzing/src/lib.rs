@@ -6,6 +6,7 @@ use std::io::Write;
 use compute::parameters::Parameters;
 use data::jsonl::{self, Conversation};
 use data::shards::Shards;
+use homegrown::recipe::Recipe;
 use model::config::Config;
 use model::init::{Init, initialise};
 use model::tokenizer::Tokenizer;
@@ -77,10 +78,20 @@ pub fn shard(bytes: &[u8]) {
 
 /// A manifest of checkpoints, or a checkpoint.
 pub fn checkpoint(bytes: &[u8]) {
+    let _ = store::sealed::unseal::<checkpoint::Manifest>(bytes);
     let _ = checkpoint::read_manifest(bytes);
     let (_, mut parameters) = small();
     let mut optimizer = Optimizer::new(OptimizerConfig::default(), &parameters);
     let _ = checkpoint::decode(bytes, &mut parameters, &mut optimizer);
+}
+
+/// A recipe.
+pub fn recipe(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(recipe) = Recipe::resolve(Some(("fuzz.toml", text)), &[]) {
+        // What was taken is a recipe again.
+        assert!(Recipe::resolve(Some(("again.toml", &recipe.to_toml())), &[]).is_ok());
+    }
 }
 
 /// A JSONL file of conversations.
@@ -132,10 +143,13 @@ pub fn seeds() -> Result<Vec<Seed>, Box<dyn std::error::Error>> {
         heldout_bits_per_byte: Some(1.25),
         guard: Default::default(),
         loader: Default::default(),
+        metrics: key,
     };
     let mut saved = checkpoint::Checkpoints::open(&checkpoints, key, 1)?;
     saved.save(&state, true, &parameters, &optimizer)?;
-    let manifest = std::fs::read(checkpoints.join("manifest.json"))?;
+    let sealed = std::fs::read(checkpoints.join("manifest.json"))?;
+    let manifest: checkpoint::Manifest = store::read_sealed(&checkpoints.join("manifest.json"))?;
+    let manifest = serde_json::to_vec_pretty(&manifest)?;
     let state = std::fs::read(checkpoints.join("step-00000002.safetensors"))?;
 
     let talk = br#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
@@ -145,6 +159,9 @@ pub fn seeds() -> Result<Vec<Seed>, Box<dyn std::error::Error>> {
         ("safetensors", weights),
         ("tokenizer", tokenizer),
         ("shard", shard),
+        ("recipe", homegrown::recipe::DEFAULT.into()),
+        ("recipe", homegrown::recipe::DOCS.into()),
+        ("checkpoint", sealed),
         ("checkpoint", manifest),
         ("checkpoint", state),
         ("conversations", talk.to_vec()),

@@ -45,6 +45,7 @@ fn damaged_files_are_refused_and_nothing_else() {
         let target = match name {
             "safetensors" => fuzzing::safetensors,
             "tokenizer" => fuzzing::tokenizer,
+            "recipe" => fuzzing::recipe,
             "shard" => fuzzing::shard,
             "checkpoint" => fuzzing::checkpoint,
             _ => fuzzing::conversations,

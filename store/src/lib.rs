@@ -8,6 +8,7 @@ pub mod lineage;
 pub mod lock;
 pub mod map;
 pub mod record;
+pub mod sealed;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ pub use lineage::Lineage;
 pub use lock::Lock;
 pub use map::Map;
 pub use record::{Record, Stale};
+pub use sealed::{read_sealed, write_sealed};
 
 /// A file that could not be used.
 #[derive(Debug, Error)]

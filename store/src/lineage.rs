@@ -89,7 +89,7 @@ impl Lineage {
     /// # Errors
     /// [`StoreError::Io`]; one of another form or version is [`StoreError::Damaged`].
     pub fn read(path: &Path) -> Result<Lineage, StoreError> {
-        let lineage: Lineage = crate::read_json(path)?;
+        let lineage: Lineage = crate::read_sealed(path)?;
         known(path, lineage.schema_version, SCHEMA_VERSION)?;
         let damaged = |reason: String| StoreError::Damaged { path: path.to_path_buf(), reason };
         if lineage.stages.len() > STAGES {
@@ -123,7 +123,7 @@ impl Lineage {
             }
         }
         let lineage = Lineage { schema_version: SCHEMA_VERSION, files, stages };
-        crate::write_json(&folder.join(FILE), &lineage)
+        crate::write_sealed(&folder.join(FILE), &lineage)
     }
 
     /// The stage that made something: the one with this output, or with a folder that holds it.
@@ -177,7 +177,7 @@ pub fn below(path: &str, folder: &str) -> bool {
 }
 
 fn record(path: &Path) -> Result<Record, StoreError> {
-    let record: Record = crate::read_json(path)?;
+    let record: Record = crate::read_sealed(path)?;
     known(path, record.schema_version, record::SCHEMA_VERSION)?;
     Ok(record)
 }
@@ -231,15 +231,16 @@ mod tests {
         let lineage = Lineage::read(&path).unwrap();
         let files = BTreeMap::from([("weights".to_string(), crate::hash_bytes(b"1"))]);
         assert_eq!((lineage.stages, lineage.files), (steps, files));
-        let text = crate::read_text(&path).unwrap().replace("_version\": 1", "_version\": 9");
-        crate::write_atomic(&path, text.as_bytes()).unwrap();
-        let why = || Lineage::read(&path).unwrap_err().to_string();
-        assert!(why().contains("schema_version 9"));
-        let text = text.replace("_version\": 9", "_version\": 1");
+        let why = |version: u32, name: &str| {
+            let files = BTreeMap::from([(name.to_string(), crate::hash_bytes(b"1"))]);
+            let stages = Vec::new();
+            let lineage = Lineage { schema_version: version, files, stages };
+            crate::write_sealed(&path, &lineage).unwrap();
+            Lineage::read(&path).unwrap_err().to_string()
+        };
+        assert!(why(9, "weights").contains("schema_version 9"));
         for name in ["../weights", "/dev/zero", "..", "a/b"] {
-            let text = text.replace("\"weights\"", &format!("{name:?}"));
-            crate::write_atomic(&path, text.as_bytes()).unwrap();
-            assert!(why().contains("is not the name of a file"), "{name}");
+            assert!(why(SCHEMA_VERSION, name).contains("is not the name of a file"), "{name}");
         }
     }
 }

@@ -71,9 +71,12 @@ fn describe(text: &str) -> String {
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     // A clock may have been set back.
-    let minutes = now.saturating_sub(holder.since) / 60;
+    let time = match now.saturating_sub(holder.since) / 60 {
+        0 => String::new(),
+        minutes => format!(" for {minutes} min"),
+    };
     let Holder { pid, host, command, .. } = holder;
-    format!("process {pid} on {host} has written there for {minutes} min ({command})")
+    format!("process {pid} on {host} has written there{time} ({command})")
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ impl Record {
             return Err(Stale::New);
         }
         let unreadable = |e: StoreError| Stale::Record(e.to_string());
-        let record: Record = crate::read_json(file).map_err(unreadable)?;
+        let record: Record = crate::read_sealed(file).map_err(unreadable)?;
         if record.schema_version != SCHEMA_VERSION {
             let version = record.schema_version;
             return Err(Stale::Record(format!("schema_version {version}, not {SCHEMA_VERSION}")));
@@ -113,7 +113,7 @@ impl Record {
         for name in outputs {
             self.outputs.insert((*name).to_string(), hash_path(&root.join(name))?);
         }
-        crate::write_json(file, &self)?;
+        crate::write_sealed(file, &self)?;
         Ok(self)
     }
 }

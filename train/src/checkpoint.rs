@@ -25,7 +25,7 @@ use crate::guard::GuardState;
 use crate::optimizer::{Moments, Optimizer};
 
 /// The version of the formats.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// Why a checkpoint can't be used.
 #[derive(Debug, Error)]
@@ -66,6 +66,8 @@ pub struct State {
     pub guard: GuardState,
     /// Place in the data.
     pub loader: LoaderState,
+    /// Of the metrics so far, as [`crate::Observer::saving`] told.
+    pub metrics: Hash,
 }
 
 /// What a folder of checkpoints holds, `manifest.json`.
@@ -116,7 +118,7 @@ impl Checkpoints {
         let path = folder.join("manifest.json");
         let mut entries = Vec::new();
         if path.exists() {
-            let manifest = read_manifest(&store::read(&path)?)
+            let manifest = (store::sealed::unseal(&store::read(&path)?).and_then(check))
                 .map_err(|reason| CheckpointError::Damaged { path, reason })?;
             if manifest.key == key && manifest.schema_version == SCHEMA_VERSION {
                 entries = manifest.checkpoints;
@@ -274,16 +276,20 @@ impl Checkpoints {
     fn write_manifest(&self) -> Result<(), CheckpointError> {
         let (key, checkpoints) = (self.key, self.entries.clone());
         let manifest = Manifest { schema_version: SCHEMA_VERSION, key, checkpoints };
-        Ok(store::write_json(&self.folder.join("manifest.json"), &manifest)?)
+        Ok(store::write_sealed(&self.folder.join("manifest.json"), &manifest)?)
     }
 }
 
-/// Reads a manifest: JSON, file names that stay in the folder.
+/// Reads a manifest whose seal, if it has one, was looked at: for fuzzing.
 ///
 /// # Errors
 /// What is wrong with it, in words.
 pub fn read_manifest(bytes: &[u8]) -> Result<Manifest, String> {
-    let manifest: Manifest = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    serde_json::from_slice(bytes).map_err(|e| e.to_string()).and_then(check)
+}
+
+/// File names have to stay in the folder.
+fn check(manifest: Manifest) -> Result<Manifest, String> {
     match manifest.checkpoints.iter().find(|e| e.file != format!("step-{:08}.safetensors", e.steps))
     {
         Some(entry) => Err(format!("{:?} is not the file of step {}", entry.file, entry.steps)),
@@ -412,6 +418,7 @@ mod tests {
             heldout_bits_per_byte: heldout,
             guard: GuardState::default(),
             loader: LoaderState::default(),
+            metrics: store::hash_bytes(b"metrics"),
         }
     }
 

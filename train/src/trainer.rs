@@ -13,7 +13,7 @@ use data::batches::{Batch, Loader, LoaderError, LoaderState};
 use model::account;
 use model::transformer::Transformer;
 use serde::{Deserialize, Serialize};
-use store::StoreError;
+use store::{Hash, StoreError};
 use thiserror::Error;
 
 use crate::checkpoint::{self, CheckpointError, Checkpoints, State};
@@ -246,12 +246,13 @@ pub trait Observer {
         let _ = (model, ws);
         Vec::new()
     }
-    /// A checkpoint is about to be written: what was measured so far has to last, too.
+    /// A checkpoint is about to be written: what was measured so far has to last, too. Returns its
+    /// hash, which the checkpoint keeps.
     ///
     /// # Errors
     /// What can't be written.
-    fn saving(&mut self) -> Result<(), StoreError> {
-        Ok(())
+    fn saving(&mut self) -> Result<Hash, StoreError> {
+        Ok(store::hash_bytes(&[]))
     }
     /// Whether to end after this step.
     fn stop(&mut self) -> bool {
@@ -334,7 +335,8 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// Goes to the newest checkpoint, and the source with it. Returns whether there was one.
+    /// Goes to the newest checkpoint, and the source with it. Returns the hash of what had been
+    /// measured up to there; `None` if there is no checkpoint.
     ///
     /// # Errors
     /// Checkpoints of which none is whole, or that don't fit.
@@ -342,17 +344,17 @@ impl<'a> Trainer<'a> {
         &mut self,
         source: &mut dyn Source,
         checkpoints: &mut Checkpoints,
-    ) -> Result<bool, TrainError> {
+    ) -> Result<Option<Hash>, TrainError> {
         let parameters = &mut self.model.parameters;
         let Some(state) = checkpoints.load(parameters, &mut self.optimizer)? else {
-            return Ok(false);
+            return Ok(None);
         };
         source.restore(state.loader)?;
         self.ws.weights_changed();
         (self.tokens, self.steps, self.flops) = (state.tokens, state.steps, state.flops);
         (self.loss, self.heldout) = (state.loss, state.heldout_bits_per_byte);
         self.guard = state.guard;
-        Ok(true)
+        Ok(Some(state.metrics))
     }
 
     /// Starts to measure where the time goes.
@@ -481,8 +483,8 @@ impl<'a> Trainer<'a> {
             }
             stopped = observer.stop() && !done;
             if measured || done || stopped || saved.elapsed() > CHECKPOINT_EVERY {
-                observer.saving()?;
-                let state = self.state(source, checkpoints);
+                let metrics = observer.saving()?;
+                let state = self.state(source, checkpoints, metrics);
                 let (parameters, optimizer) = (&self.model.parameters, &self.optimizer);
                 checkpoints.save(&state, measured, parameters, optimizer)?;
                 saved = Instant::now();
@@ -515,7 +517,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Where the run is.
-    fn state(&self, source: &dyn Source, checkpoints: &Checkpoints) -> State {
+    fn state(&self, source: &dyn Source, checkpoints: &Checkpoints, metrics: Hash) -> State {
         State {
             schema_version: checkpoint::SCHEMA_VERSION,
             key: checkpoints.key(),
@@ -527,6 +529,7 @@ impl<'a> Trainer<'a> {
             heldout_bits_per_byte: self.heldout,
             guard: self.guard.clone(),
             loader: source.state(),
+            metrics,
         }
     }
 
