@@ -211,12 +211,12 @@ fn key(settings: &Settings, lists: &[Hash], stamps: &[String]) -> String {
     store::hash_bytes(all.as_bytes()).to_string()
 }
 
-/// Path, size and time of each file.
-fn stamps(files: &[(PathBuf, u64)]) -> Result<Vec<String>, StoreError> {
+/// Path, size and time of each file; one that is gone, or can't be asked, is skipped when it is read.
+fn stamps(files: &[(PathBuf, u64)]) -> Vec<String> {
     let stamp = |(path, _): &(PathBuf, u64)| {
-        let facts = std::fs::metadata(path).map_err(StoreError::io("read", path))?;
+        let Ok(facts) = std::fs::metadata(path) else { return format!("{} -", path.display()) };
         let time = facts.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
-        Ok(format!("{} {} {time:?}", path.display(), facts.len()))
+        format!("{} {} {time:?}", path.display(), facts.len())
     };
     files.iter().map(stamp).collect()
 }
@@ -323,7 +323,7 @@ impl Work {
         threads: usize,
         told: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Part, PrepareError> {
-        let (json, before) = (paths.of(number, "json"), stamps(files)?);
+        let (json, before) = (paths.of(number, "json"), stamps(files));
         let key = key(&self.settings, &self.lists, &before);
         if let Ok(part) = store::read_json::<Part>(&json)
             && part.key == key
@@ -360,7 +360,7 @@ impl Work {
             flight.stop();
             result
         })?;
-        let after = stamps(files)?;
+        let after = stamps(files);
         if let Some(i) = (0..files.len()).find(|i| before[*i] != after[*i]) {
             return Err(PrepareError::Changed(files[i].0.clone()));
         }
