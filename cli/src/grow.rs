@@ -233,6 +233,7 @@ impl Grow {
             name: "tokenize",
             settings: json!({
                 "tokenizer": recipe.tokenizer,
+                "sets": recipe.document_sets().into_iter().map(|s| s.0).collect::<Vec<_>>(),
                 "context": recipe.model.context,
                 "validation_bytes": recipe.eval.validation_bytes,
                 "special": tokenize::special(),
@@ -261,6 +262,7 @@ impl Grow {
             settings: json!({
                 "model": recipe.model,
                 "mixture": recipe.mixture.conversations,
+                "documents": recipe.document_sets(),
                 "pretrain": recipe.pretrain,
                 "seed": recipe.seed,
                 "products": format!("{:?}", products.0),
@@ -283,7 +285,10 @@ impl Grow {
                 Shards::open(&path, Some(hash)).map(Arc::new).map_err(Failure::from)
             };
             let share = if talks { recipe.mixture.conversations } else { 0.0 };
-            let mut parts = vec![training::part(&open("documents")?, 1.0 - share, LossOn::All)];
+            let mut parts = Vec::new();
+            for (set, weight) in recipe.document_sets() {
+                parts.push(training::part(&open(&set)?, weight * (1.0 - share), LossOn::All));
+            }
             if share > 0.0 && run.path("shards/conversations").exists() {
                 parts.push(training::part(&open("conversations")?, share, LossOn::All));
             }
@@ -312,6 +317,7 @@ impl Grow {
             name: "finetune",
             settings: json!({
                 "replay": recipe.mixture.replay,
+                "documents": recipe.document_sets(),
                 "finetune": recipe.finetune,
                 "context": recipe.model.context,
                 "seed": recipe.seed,
@@ -337,10 +343,11 @@ impl Grow {
             // Text of one's own has the same conversations before and now.
             let talks = ["finetune", "conversations"];
             let talks = talks.into_iter().find(|t| run.path(&format!("shards/{t}")).exists());
-            let parts = vec![
-                training::part(&open(talks.unwrap_or("finetune"))?, 1.0 - replay, LossOn::Learned),
-                training::part(&open("documents")?, replay, LossOn::All),
-            ];
+            let talks = open(talks.unwrap_or("finetune"))?;
+            let mut parts = vec![training::part(&talks, 1.0 - replay, LossOn::Learned)];
+            for (set, weight) in recipe.document_sets() {
+                parts.push(training::part(&open(&set)?, weight * replay, LossOn::All));
+            }
             // Not the order of pretraining again.
             let loader = Loader::new(parts, recipe.model.context, recipe.seed ^ 1)?;
             let rows = recipe.finetune.micro_tokens;

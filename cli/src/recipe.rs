@@ -134,6 +134,8 @@ pub struct ModelSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mixture {
+    /// Weights of `data.docs` in their order, by tokens drawn; empty: each by its size.
+    pub documents: Vec<f64>,
     /// Share of the tokens of pretraining that are conversations.
     pub conversations: f64,
     /// Share of the tokens of fine-tuning that are pretraining text.
@@ -212,6 +214,16 @@ impl Recipe {
         }
     }
 
+    /// The sets of documents that are drawn from by weight: shards' name and weight.
+    pub fn document_sets(&self) -> Vec<(String, f64)> {
+        let weights = &self.mixture.documents;
+        if weights.is_empty() {
+            return vec![("documents".into(), 1.0)];
+        }
+        let all: f64 = weights.iter().sum();
+        weights.iter().enumerate().map(|(i, w)| (format!("documents-{i}"), w / all)).collect()
+    }
+
     /// Whether the text is one's own.
     pub fn own_text(&self) -> bool {
         !self.data.docs.is_empty()
@@ -238,6 +250,14 @@ impl Recipe {
             if !(0.0..1.0).contains(&share) {
                 return wrong(key, format!("{share} is not a share from 0 to 1"));
             }
+        }
+        let (weights, docs) = (&self.mixture.documents, self.data.docs.len());
+        if !weights.is_empty() && weights.len() != docs {
+            let why = format!("{} weights for {docs} paths in data.docs", weights.len());
+            return wrong("mixture.documents", why);
+        }
+        if let Some(weight) = weights.iter().find(|w| !(w.is_finite() && **w > 0.0)) {
+            return wrong("mixture.documents", format!("{weight} is not a positive weight"));
         }
         let c = &self.corpus;
         let texts = [("documents", c.documents), ("finetune", c.finetune), ("heldout", c.heldout)];
@@ -523,6 +543,11 @@ mod tests {
             ("[model]\ncontext = 4096\n", &["pretrain.micro_tokens"]),
             ("[tokenizer]\nvocab_size = 100\n", &["tokenizer.vocab_size", "263"]),
             ("schema_version = 2\n", &["schema_version", "line 1"]),
+            ("[mixture]\ndocuments = [1, 2]\n", &["mixture.documents", "0 paths", "line 2"]),
+            (
+                "[data]\ndocs = [\"a\"]\n[mixture]\ndocuments = [-1.0]\n",
+                &["mixture.documents", "-1 is not a positive weight", "line 4"],
+            ),
         ] {
             let failure = resolve(text, &[]).unwrap_err();
             assert_eq!(failure.exit, 2);

@@ -32,6 +32,9 @@ pub struct Line {
     /// What kind of document it is, in a microworld.
     #[serde(default)]
     pub kind: String,
+    /// The file it is from, where it is one's own.
+    #[serde(default)]
+    pub source: String,
 }
 
 /// A line of a file of conversations.
@@ -76,12 +79,30 @@ pub fn tokenize(run: &Run, recipe: &Recipe, pool: &Pool) -> Result<Facts, Failur
     };
     let encoder = Encoder { tokenizer: &tokenizer, pool, end: end_of_text(&tokenizer)? };
     let mut kinds = BTreeMap::new();
-    let train = encoder.documents(&documents, writer("documents")?, u64::MAX, &mut kinds)?;
-    let mut held_kinds = BTreeMap::new();
-    let held = encoder.documents(&heldout, writer("heldout")?, u64::MAX, &mut held_kinds)?;
-    let most = recipe.eval.validation_bytes;
-    encoder.documents(&heldout, writer("validation")?, most, &mut BTreeMap::new())?;
-    let mut facts = json!({"documents": of(train), "heldout": of(held)});
+    let sets = recipe.document_sets();
+    let mut writers = sets.iter().map(|s| writer(&s.0)).collect::<Result<Vec<_>, _>>()?;
+    encoder.documents(&documents, u64::MAX, &mut writers, &mut kinds, &|line| match &sets[..] {
+        [_] => 0,
+        _ => root(&recipe.data.docs, &line.source),
+    })?;
+    let mut facts = json!({});
+    for (i, (writer, (name, _))) in writers.into_iter().zip(&sets).enumerate() {
+        let nothing = || {
+            Failure::invalid(format!("no document of {} is left to learn", recipe.data.docs[i]))
+                .hint("Take it out of data.docs and its weight out of mixture.documents.")
+        };
+        let empty = sets.len() > 1 && writer.is_empty();
+        facts[name] = of(if empty { return Err(nothing()) } else { writer.finish()? });
+    }
+    let only = |name: &str, most: u64| -> Result<Totals, Failure> {
+        let mut writers = [writer(name)?];
+        encoder.documents(&heldout, most, &mut writers, &mut BTreeMap::new(), &|_| 0)?;
+        let [writer] = writers;
+        Ok(writer.finish()?)
+    };
+    let held = only("heldout", u64::MAX)?;
+    only("validation", recipe.eval.validation_bytes)?;
+    facts["heldout"] = of(held);
     for name in talks {
         let (path, set) = (run.path(&format!("data/{name}.jsonl")), writer(name)?);
         let context = recipe.model.context;
@@ -96,6 +117,16 @@ pub fn tokenize(run: &Run, recipe: &Recipe, pool: &Pool) -> Result<Facts, Failur
     store::write_json(&run.path("shards/tokens.json"), &tokens)?;
     facts["vocab_size"] = tokenizer.vocab_size().into();
     Ok(facts.as_object().cloned().unwrap_or_default())
+}
+
+/// Which of the paths that were given a document is from: the longest that its source begins with.
+fn root(paths: &[String], source: &str) -> usize {
+    let inside = |path: &str| {
+        let rest = source.strip_prefix(path.trim_end_matches('/'));
+        rest.is_some_and(|r| r.is_empty() || r.starts_with(['/', '!', '#']))
+    };
+    let found = (0..paths.len()).filter(|i| inside(&paths[*i])).max_by_key(|i| paths[*i].len());
+    found.unwrap_or(0)
 }
 
 /// Totals as facts.
@@ -216,14 +247,15 @@ struct Encoder<'a> {
 
 impl Encoder<'_> {
     /// Encodes a file of documents, up to `most` bytes of text; the last one may be cut there.
-    /// Adds up tokens by kind.
+    /// Adds up tokens by kind. `set`: which writer a line is for.
     fn documents(
         &self,
         path: &Path,
-        mut writer: ShardWriter,
         most: u64,
+        writers: &mut [ShardWriter],
         kinds: &mut BTreeMap<String, u64>,
-    ) -> Result<Totals, Failure> {
+        set: &dyn Fn(&Line) -> usize,
+    ) -> Result<(), Failure> {
         let mut lines = jsonl::read::<Line>(path)?;
         let mut left = most;
         let mut chunk: Vec<Line> = Vec::new();
@@ -254,11 +286,11 @@ impl Encoder<'_> {
                 tokens.push(self.end);
                 let kind = if line.kind.is_empty() { "documents" } else { &line.kind };
                 *kinds.entry(kind.to_string()).or_default() += tokens.len() as u64;
-                writer.push(&tokens, None, line.text.len() as u64)?;
+                writers[set(line)].push(&tokens, None, line.text.len() as u64)?;
             }
             chunk.clear();
             if done {
-                return Ok(writer.finish()?);
+                return Ok(());
             }
         }
     }

@@ -97,9 +97,14 @@ pub fn train(
     let [seconds, share] = watch.timing.totals()?;
     let speed = summary.tokens as f64 / seconds.max(1e-9);
     watch.close(&summary, speed);
-    let passes: Vec<Value> = (loader.state().parts.iter())
-        .map(|p| json!({"epochs": p.epoch, "windows": p.cursor, "skipped": p.skipped}))
+    let passes: Vec<Value> = (loader.passes().iter().zip(&loader.state().parts))
+        .map(|((name, passes), p)| json!({"of": name, "passes": passes, "skipped": p.skipped}))
         .collect();
+    for (name, passes) in loader.passes() {
+        // Muennighoff et al. (2023): up to four passes are nearly as good as new text.
+        let much = if passes > 4.0 { ": more text would teach more" } else { "" };
+        eprintln!("{:>10} {passes:.2} times through {name}{much}", "");
+    }
     let facts = json!({
         "tokens": summary.tokens,
         "steps": summary.steps,

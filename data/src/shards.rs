@@ -216,6 +216,11 @@ impl ShardWriter {
         Ok(self.totals)
     }
 
+    /// Whether nothing was written yet.
+    pub fn is_empty(&self) -> bool {
+        self.totals.documents == 0
+    }
+
     /// Completes the open shard: offsets, mask, header.
     fn close(&mut self, flags: u32) -> Result<(), ShardError> {
         let Some(open) = self.open.take() else { return Ok(()) };
