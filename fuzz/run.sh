@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 runs=${1:-1000000}
 HOMEGROWN_CORPUS=$PWD/fuzz/corpus cargo test --release -p homegrown-fuzzing
+cargo +nightly fuzz build --sanitizer none
 for target in $(cargo +nightly fuzz list); do
   # A reader that takes more than 10 s or 2 GB for a file of some kB has failed, too.
   cargo +nightly fuzz run --sanitizer none "$target" "fuzz/corpus/$target" -- \
