@@ -168,7 +168,10 @@ impl Resolver for Guard {
         config: &Config,
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, Error> {
-        let found = self.names.resolve(uri, config, timeout)?;
+        let found = self.names.resolve(uri, config, timeout).map_err(|e| match e {
+            Error::Io(_) => Error::HostNotFound,
+            other => other,
+        })?;
         let (mut kept, mut refused) = (self.empty(), None);
         for address in found.iter() {
             if self.allow_private || address::public(address.ip()) {

@@ -23,9 +23,8 @@ impl Journal {
     /// [`StoreError`]: the system refuses; a line in the middle is no entry.
     pub fn open(dir: &Path, mut see: impl FnMut(Entry)) -> Result<Journal, StoreError> {
         let path = dir.join(COLLECTED);
-        let open = || {
-            File::options().create(true).read(true).write(true).truncate(false).open(&path)
-        };
+        let open =
+            || File::options().create(true).read(true).write(true).truncate(false).open(&path);
         let file = open().map_err(StoreError::io("write", &path))?;
         let broken = || StoreError::io("read", &path);
         let (mut whole, mut line, mut number) = (0, Vec::new(), 0);

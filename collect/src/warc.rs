@@ -82,7 +82,11 @@ impl Writer {
     ///
     /// # Errors
     /// [`StoreError`]: the system refuses; records are missing.
-    pub fn open(dir: &Path, ends: &[(String, u64)], user_agent: &str) -> Result<Writer, StoreError> {
+    pub fn open(
+        dir: &Path,
+        ends: &[(String, u64)],
+        user_agent: &str,
+    ) -> Result<Writer, StoreError> {
         let (dir, user_agent) = (dir.to_path_buf(), user_agent.to_string());
         let mut writer = Writer { dir, number: 0, file: None, user_agent };
         while let Some((_, end)) = ends.iter().find(|(n, _)| *n == name(writer.number)) {

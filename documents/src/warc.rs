@@ -2,11 +2,11 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
-use crate::{Format, licence};
 use crate::document::About;
 use crate::identify::Packing;
 use crate::read::{Enough, Reader, broken};
 use crate::unpack::unpack;
+use crate::{Format, licence};
 
 /// Longest head of a record or of an answer, bytes.
 const HEADERS: u64 = 64 << 10;

@@ -60,7 +60,6 @@ impl<T> Mat<'_, T> {
             self.data.len()
         );
     }
-
 }
 
 /// Rows of a left operand, `[m, k]`, in the type of the packed right one.
@@ -354,12 +353,16 @@ unsafe fn multiply_area<S: Simd, const PAIRS: bool>(f: &Factors<'_>, area: &Area
         for panels in pieces(&area.panels, PACKED_PANELS) {
             if let Factor::Loose(b) = f.b {
                 // SAFETY: the instruction set is the caller's promise.
-                unsafe { pack_block::<S>(b, f.columns, panels.clone(), k.clone(), PAIRS, &mut right) };
+                unsafe {
+                    pack_block::<S>(b, f.columns, panels.clone(), k.clone(), PAIRS, &mut right)
+                };
             }
             for tiles in pieces(&area.tiles, PASSING) {
                 if let Factor::Loose(a) = f.a {
                     // SAFETY: see above.
-                    unsafe { pack_block::<S>(a, f.rows, tiles.clone(), k.clone(), PAIRS, &mut left) };
+                    unsafe {
+                        pack_block::<S>(a, f.rows, tiles.clone(), k.clone(), PAIRS, &mut left)
+                    };
                 }
                 for p in panels.clone() {
                     let columns = f.columns.range(p);
