@@ -13,8 +13,6 @@ use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Error};
 use url::Url;
 
-use crate::address;
-
 /// What a server said.
 #[derive(Debug)]
 pub struct Answer {
@@ -67,7 +65,7 @@ pub struct Client {
 
 impl Client {
     /// `timeout`: for one exchange, from the name to the last byte.
-    pub fn new(user_agent: &str, timeout: Duration, allow_private: bool) -> Client {
+    pub fn new(user_agent: &str, timeout: Duration, allowed: fn(IpAddr) -> bool) -> Client {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -78,7 +76,7 @@ impl Client {
             .accept("text/html, application/xhtml+xml, text/plain, application/pdf, */*;q=0.5")
             .accept_encoding("gzip")
             .build();
-        let guard = Guard { names: DefaultResolver::default(), allow_private };
+        let guard = Guard { names: DefaultResolver::default(), allowed };
         let agent = Agent::with_parts(config, DefaultConnector::default(), guard);
         Client { agent, timeout }
     }
@@ -158,7 +156,7 @@ fn readable(kind: &str) -> Result<(), Trouble> {
 #[derive(Debug)]
 struct Guard {
     names: DefaultResolver,
-    allow_private: bool,
+    allowed: fn(IpAddr) -> bool,
 }
 
 impl Resolver for Guard {
@@ -174,7 +172,7 @@ impl Resolver for Guard {
         })?;
         let (mut kept, mut refused) = (self.empty(), None);
         for address in found.iter() {
-            if self.allow_private || address::public(address.ip()) {
+            if (self.allowed)(address.ip()) {
                 kept.push(*address);
             } else {
                 refused = Some(address.ip());

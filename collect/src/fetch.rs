@@ -36,8 +36,8 @@ struct Found {
 
 impl<'a> Fetcher<'a> {
     pub fn new(settings: &'a Settings) -> Fetcher<'a> {
-        let Settings { user_agent, timeout, allow_private, .. } = settings;
-        let client = Client::new(user_agent, *timeout, *allow_private);
+        let Settings { user_agent, timeout, allowed, .. } = settings;
+        let client = Client::new(user_agent, *timeout, *allowed);
         Fetcher { settings, client, hosts: Hosts::default(), servers: Servers::default() }
     }
 

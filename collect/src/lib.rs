@@ -5,7 +5,7 @@
 //! [`fetch`] fetches a page, [`client`] asks once. Everything on disk is whole at any moment: a
 //! run that was killed goes on.
 
-mod address;
+pub mod address;
 mod client;
 mod crawl;
 pub mod entry;
@@ -21,6 +21,7 @@ mod stats;
 mod time;
 mod warc;
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -53,8 +54,8 @@ pub struct Settings {
     pub max_pages: u64,
     /// Largest page, bytes, as it is sent and as it is without packing.
     pub max_bytes: u64,
-    /// Addresses that are not of the public internet may be asked.
-    pub allow_private: bool,
+    /// Which addresses may be asked: those that are [`public`](address::public), or others, too.
+    pub allowed: fn(IpAddr) -> bool,
 }
 
 impl Default for Settings {
@@ -69,7 +70,7 @@ impl Default for Settings {
             depth: 0,
             max_pages: u64::MAX,
             max_bytes: 16 << 20,
-            allow_private: false,
+            allowed: address::public,
         }
     }
 }

@@ -105,7 +105,7 @@ fn settings() -> Settings {
         pause: Duration::ZERO,
         backoff: Duration::from_millis(1),
         timeout: Duration::from_secs(20),
-        allow_private: true,
+        allowed: |_| true,
         ..Settings::default()
     }
 }
@@ -172,7 +172,11 @@ fn passing_trouble_is_waited_out() {
         ("/never", _) => answer("500 No", "", b""),
         ("/tomorrow", _) => answer("503 Busy", "Retry-After: 86400\r\n", b""),
         // The connection is dropped in the middle of the body, then before any answer.
-        ("/torn", 0) => text("words and more words")[..100].to_vec(),
+        ("/torn", 0) => {
+            let mut whole = text("words and more words");
+            whole.truncate(whole.len() - 5);
+            whole
+        }
         ("/torn", 1) => Vec::new(),
         ("/short", _) => b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nwo".to_vec(),
         _ => text("words"),
@@ -238,8 +242,6 @@ fn redirects_end_and_lead_nowhere_forbidden() {
     assert_eq!((stats.pages, stats.of(Outcome::Failed)), (1, 3));
 }
 
-/// The server is on a loopback address, which is reached as the public one that it isn't: so only
-/// what it redirects to is private.
 #[test]
 fn private_addresses_are_refused() {
     let server = Server::start(|_| text("words"));
@@ -257,12 +259,38 @@ fn private_addresses_are_refused() {
     let urls = hosts.map(|h| format!("http://{h}:{port}/"));
     let others = ["http://10.0.0.1/", "http://169.254.169.254/latest", "http://[fe80::1]/"];
     let urls = [urls.as_slice(), &others.map(String::from)].concat();
-    let strict = Settings { allow_private: false, ..settings() };
+    let strict = Settings { allowed: collect::address::public, ..settings() };
     let stats = run(&urls, &strict, out.path());
     // 127.0.0.1 has three names here.
     assert_eq!((stats.of(Outcome::Refused), stats.repeated), (8, 2), "{:?}", entries(out.path()));
     assert!(entries(out.path()).iter().all(|e| e.reason.as_ref().unwrap().contains("public")));
     assert!(server.requests().is_empty());
+}
+
+/// As if 127.0.0.1 were of the public internet, and other addresses were not.
+#[test]
+fn redirects_to_private_addresses_are_refused() {
+    let inner = Server::start(|_| text("secret words"));
+    let hosts = ["127.0.0.2", "[::1]", "[::ffff:127.0.0.1]", "10.0.0.1"];
+    let inside = hosts.map(|host| format!("http://{host}:{}/", inner.port));
+    let to = inside.clone();
+    let server = Server::start(move |r| match r.path.as_str() {
+        "/robots.txt" => missing(),
+        path => redirect(&to[path[1..].parse::<usize>().unwrap()]),
+    });
+    let robots = Server::start({
+        let to = inside[0].clone();
+        move |_| redirect(&to)
+    });
+    let out = tempfile::tempdir().unwrap();
+    let mut urls: Vec<_> = (0..hosts.len()).map(|i| server.url(&format!("/{i}"))).collect();
+    urls.push(robots.url("/page"));
+    let some = Settings { allowed: |ip| ip == std::net::Ipv4Addr::LOCALHOST, ..settings() };
+    let stats = run(&urls, &some, out.path());
+    assert_eq!(stats.of(Outcome::Refused), 5, "{:?}", entries(out.path()));
+    assert_eq!(entries(out.path())[0].final_url.as_ref(), Some(&inside[0]));
+    assert!(inner.requests().is_empty());
+    assert_eq!(robots.requests().len(), 1);
 }
 
 #[test]
