@@ -211,6 +211,8 @@ impl State {
                     "{source} was collected without its links; choose a smaller --depth or another --out"
                 )));
             }
+            // A kill may have come between the two.
+            self.pending.remove(&source)?;
             self.ended.insert(number, Ended::Before(done));
         } else if let Some((entry, _)) = self.pending.get(&source)?.filter(|(entry, _)| {
             entry.outcome != Outcome::Stored || entry.links.is_some() || depth >= settings.depth

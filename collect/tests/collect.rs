@@ -515,3 +515,67 @@ fn sources_are_checked() {
     let sources = Sources { urls: Vec::new(), paths: vec![dir.path().to_path_buf()] };
     assert!(collect(&sources, &settings(), &dir.path().join("out"), &|_| ()).is_err());
 }
+
+/// Where a run dies in the test below: at a point on its way that the environment names.
+#[test]
+#[ignore = "it is run by killed_anywhere_it_goes_on"]
+fn one_run_of_many() {
+    let place = |name| std::env::var(name).unwrap();
+    let sources =
+        Sources { urls: vec![place("COLLECT_URL")], paths: vec![place("COLLECT_FILES").into()] };
+    let deep = Settings { depth: 2, ..settings() };
+    collect(&sources, &deep, place("COLLECT_OUT").as_ref(), &|_| ()).unwrap();
+}
+
+/// Killed at every point around what is done to files, each run goes on where the last one died, and
+/// all comes to the same.
+#[test]
+fn killed_anywhere_it_goes_on() {
+    let server = site();
+    let here = tempfile::tempdir().unwrap();
+    std::fs::write(here.path().join("local.txt"), "Local words.").unwrap();
+    let run = |out: &Path, crash: Option<u32>| {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "one_run_of_many", "--ignored"]);
+        command.env("COLLECT_URL", server.url("/")).env("COLLECT_FILES", here.path());
+        command.env("COLLECT_OUT", out);
+        if let Some(crash) = crash {
+            command.env("HOMEGROWN_CRASH", crash.to_string());
+        }
+        command.output().unwrap().status.success()
+    };
+    let sources = |out: &Path| {
+        entries(out).into_iter().map(|e| (e.source, e.outcome, e.depth)).collect::<Vec<_>>()
+    };
+    let whole = tempfile::tempdir().unwrap();
+    assert!(run(whole.path(), None));
+    let want = sources(whole.path());
+    let texts = documents(whole.path()).len();
+    assert_eq!((want.len(), texts), (6, 6));
+    // Alone, and one after the other in the same folder.
+    for (first, step) in [(1, 1), (3, 0), (11, 0)] {
+        let mut crash = first;
+        let mut died = 0;
+        loop {
+            let out = tempfile::tempdir().unwrap();
+            while !run(out.path(), (died < 200).then_some(crash)) {
+                died += 1;
+                assert!(step == 0 || died < 1000);
+                if step > 0 {
+                    assert!(run(out.path(), None), "after death at point {crash}");
+                    break;
+                }
+                // The next one gets a little further.
+                crash += 1;
+            }
+            assert_eq!(sources(out.path()), want, "point {crash}");
+            assert_eq!(documents(out.path()).len(), texts, "point {crash}");
+            assert!(!out.path().join(".pending").exists(), "point {crash}");
+            crash += 7 * step;
+            if step == 0 || crash > 160 {
+                break;
+            }
+        }
+        assert!(died > 5, "{died} deaths");
+    }
+}
