@@ -25,7 +25,7 @@ pub fn read(html: &[u8], url: &Url) -> Page {
         let Token::StartTag(tag) = token else { continue };
         let attribute = |name: &[u8]| {
             let value = tag.attributes.get(&HtmlString(name.to_vec()));
-            value.map(|v| String::from_utf8_lossy(&v).trim().to_string())
+            value.map(|v| String::from_utf8_lossy(v).trim().to_string())
         };
         match tag.name.as_slice() {
             b"base" => {

@@ -576,6 +576,6 @@ fn killed_anywhere_it_goes_on() {
                 break;
             }
         }
-        assert!(died > 5, "{died} deaths");
+        assert!(died >= 3, "{died} deaths");
     }
 }
