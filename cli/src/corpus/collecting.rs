@@ -67,9 +67,10 @@ fn seconds(text: &str) -> Result<Duration, String> {
 /// Wrong sources; what can't be read or written here.
 pub fn collect(args: &CollectArgs, common: &Common) -> Result<Value, Failure> {
     let sources = Sources::read(&args.sources, &args.urls)?;
-    let foreign = args.out.is_dir()
-        && !args.out.join(documents::files::COLLECTED).is_file()
-        && std::fs::read_dir(&args.out).is_ok_and(|mut entries| entries.next().is_some());
+    // Names that begin with a dot are ours: a lock, if the first run was killed at once.
+    let own = |e: std::fs::DirEntry| e.file_name().to_string_lossy().starts_with('.');
+    let foreign = !args.out.join(documents::files::COLLECTED).is_file()
+        && std::fs::read_dir(&args.out).is_ok_and(|mut all| all.any(|e| !e.is_ok_and(own)));
     if foreign {
         let place = args.out.display();
         return Err(Failure::invalid(format!("--out {place}: the folder holds something else"))
