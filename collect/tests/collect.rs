@@ -363,9 +363,9 @@ fn slow_servers_are_not_waited_for() {
         text("words")
     });
     let out = tempfile::tempdir().unwrap();
-    let short = Settings { timeout: Duration::from_secs(1), retries: 0, ..settings() };
+    let short = Settings { timeout: Duration::from_secs(3), retries: 0, ..settings() };
     run(&[server.url("/slow")], &short, out.path());
-    assert_eq!(outcomes(out.path())["slow"], (Outcome::Failed, "no answer within 1 s".into()));
+    assert_eq!(outcomes(out.path())["slow"], (Outcome::Failed, "no answer within 3 s".into()));
     drop(hold);
 }
 
