@@ -520,6 +520,9 @@ fn sources_are_checked() {
 #[test]
 #[ignore = "it is run by killed_anywhere_it_goes_on"]
 fn one_run_of_many() {
+    if std::env::var_os("COLLECT_OUT").is_none() {
+        return;
+    }
     let place = |name| std::env::var(name).unwrap();
     let sources =
         Sources { urls: vec![place("COLLECT_URL")], paths: vec![place("COLLECT_FILES").into()] };
