@@ -1,5 +1,7 @@
 //! `homegrown data`: files to clean, distinct documents, and a look at what became of each.
 
+#[cfg(feature = "collect")]
+mod collecting;
 mod page;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +23,18 @@ use crate::progress::{Progress, count, peak_rss_bytes};
 /// What to do with documents.
 #[derive(Subcommand, Debug)]
 pub enum DataCommand {
+    /// Pages of the web and local files to a folder that `data prepare` reads; goes on where it was
+    /// stopped.
+    #[cfg(feature = "collect")]
+    Collect(collecting::CollectArgs),
+    /// (left out of this build: build it with `--features collect`)
+    #[cfg(not(feature = "collect"))]
+    #[command(disable_help_flag = true)]
+    Collect {
+        /// Whatever.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        arguments: Vec<String>,
+    },
     /// Files of all kinds to documents.jsonl, heldout.jsonl, dropped.jsonl and stats.json.
     Prepare(PrepareArgs),
     /// What a file becomes, and what each rule says of it.
@@ -89,6 +103,11 @@ pub struct StatsArgs {
 /// Wrong settings; what can't be read or written.
 pub fn command(command: &DataCommand, common: &Common) -> Result<Value, Failure> {
     match command {
+        #[cfg(feature = "collect")]
+        DataCommand::Collect(args) => collecting::collect(args, common),
+        #[cfg(not(feature = "collect"))]
+        DataCommand::Collect { .. } => Err(Failure::invalid("this build can't collect")
+            .hint("Build it with `cargo build --release --features collect`.")),
         DataCommand::Prepare(args) => prepare(args, common),
         DataCommand::Show(args) => show(args, common),
         DataCommand::Stats(args) => {

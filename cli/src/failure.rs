@@ -146,6 +146,16 @@ impl From<documents::PrepareError> for Failure {
     }
 }
 
+#[cfg(feature = "collect")]
+impl From<collect::CollectError> for Failure {
+    fn from(error: collect::CollectError) -> Failure {
+        match error {
+            collect::CollectError::Store(error) => error.into(),
+            error => Failure::invalid(error),
+        }
+    }
+}
+
 impl From<eval::Error> for Failure {
     fn from(error: eval::Error) -> Failure {
         match error {

@@ -7,6 +7,9 @@ use store::StoreError;
 
 use crate::Skip;
 
+/// What `collect` writes beside what it has collected.
+pub const COLLECTED: &str = "collected.jsonl";
+
 /// Files in the order of their paths; names that begin with a dot don't count below a folder.
 #[derive(Debug, Default)]
 pub struct Files {
@@ -64,6 +67,10 @@ impl Files {
                 Ok(mut entries) => {
                     entries.sort();
                     for entry in entries.iter().filter(|e| !hidden(e)) {
+                        if entry.file_name().is_some_and(|n| n == COLLECTED) {
+                            self.skip(entry, "the list of a collection, not a part of it");
+                            continue;
+                        }
                         self.visit(entry);
                     }
                 }

@@ -9,6 +9,7 @@ mod encoding;
 pub mod files;
 mod formats;
 pub mod identify;
+pub mod licence;
 pub mod near;
 pub mod parse;
 pub mod parts;

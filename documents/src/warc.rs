@@ -2,11 +2,11 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
-use crate::Format;
 use crate::document::About;
 use crate::identify::Packing;
 use crate::read::{Enough, Reader, broken};
 use crate::unpack::unpack;
+use crate::{Format, licence};
 
 /// Longest head of a record or of an answer, bytes.
 const HEADERS: u64 = 64 << 10;
@@ -66,7 +66,7 @@ fn answer(
     reader: &mut Reader<'_>,
     source: String,
     body: &mut dyn Read,
-    about: About,
+    mut about: About,
     depth: usize,
 ) -> Result<(), Enough> {
     let mut body = BufReader::new(body);
@@ -79,6 +79,7 @@ fn answer(
     if code != "200" {
         return reader.skip(&source, format!("the server answered {code}"));
     }
+    about.licence = licence::of_headers(headers.0.iter().map(|(n, v)| (n.as_str(), v.as_str())));
     let header = |name: &str| headers.get(name).unwrap_or_default().to_ascii_lowercase();
     let plain: Box<dyn Read + '_> = match header("transfer-encoding").as_str() {
         // Many crawlers keep the header and undo the chunks.

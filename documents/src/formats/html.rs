@@ -11,6 +11,7 @@ use html5gum::emitters::callback::{CallbackEmitter, CallbackEvent};
 use html5gum::{Span, Tokenizer};
 
 use crate::document::About;
+use crate::licence::{is_creative_commons, is_licence};
 
 /// Open tags that are remembered; deeper ones are as their parents.
 const DEPTH: usize = 256;
@@ -86,6 +87,8 @@ struct Page {
     tables: Vec<Table>,
     title: String,
     hidden: u64,
+    /// The first Creative Commons licence that it links to.
+    commons: Option<String>,
     about: About,
     // The tag in the making.
     tag: Vec<u8>,
@@ -155,8 +158,12 @@ impl Page {
         state.hidden |= marks.hidden && !whole;
         // The mark beside a heading that links to itself.
         state.skip |= marks.anchor && name == b"a";
-        if marks.licence && self.about.licence.is_none() {
-            self.about.licence = Some(marks.href.clone());
+        let stated = if name == b"meta" { &marks.content } else { &marks.href };
+        if marks.licence && self.about.licence.is_none() && !stated.is_empty() {
+            self.about.licence = Some(stated.clone());
+        }
+        if self.commons.is_none() && is_creative_commons(&marks.href) {
+            self.commons = Some(marks.href.clone());
         }
         if marks.canonical && self.about.url.is_none() {
             self.about.url = Some(marks.href.clone());
@@ -354,6 +361,7 @@ impl Page {
         }
         let title = self.title.split_whitespace().collect::<Vec<_>>().join(" ");
         self.about.title = (!title.is_empty()).then_some(title);
+        self.about.licence = self.about.licence.or(self.commons);
         self.about.hidden_bytes = self.hidden;
         (text, self.about)
     }
@@ -386,10 +394,13 @@ impl Marks {
             }
             b"aria-hidden" => self.hidden |= value == "true",
             b"rel" => {
-                self.licence |= value == "license";
+                self.licence |= is_licence(&value);
                 self.canonical |= value == "canonical";
             }
             b"property" | b"name" | b"itemprop" => {
+                let name = value.to_ascii_lowercase();
+                self.licence |=
+                    matches!(name.as_str(), "license" | "dc.license" | "dcterms.license");
                 self.date |= matches!(
                     value.as_ref(),
                     "article:published_time" | "date" | "datePublished" | "dc.date"
