@@ -10,7 +10,7 @@ mod verify;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use model::about::{About, about};
+use model::about::{About, about, about_gguf};
 use serde_json::{Value, json};
 use store::{Lineage, lineage};
 
@@ -22,7 +22,7 @@ use origin::Origin;
 /// Arguments of `show`.
 #[derive(Args, Debug)]
 pub struct ShowArgs {
-    /// A run directory, anything in it, or a model directory.
+    /// A run directory, anything in it, a model directory, or a GGUF file.
     pub path: PathBuf,
     /// Compute all content hashes again and compare them with the records.
     #[arg(long)]
@@ -49,6 +49,9 @@ pub fn show(args: &ShowArgs, common: &Common) -> Result<Value, Failure> {
                 .hint("--holds looks through the texts that a run has in its data/.")
         })?;
         return holds::holds(run, words, args.limit, common);
+    }
+    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+        return model_alone(&path, args.verify, common);
     }
     let origin = match run_of(&path) {
         Some(run) => Origin::in_run(run, &path)?,
@@ -96,7 +99,7 @@ fn model_alone(folder: &Path, verify: bool, common: &Common) -> Result<Value, Fa
         let why = format!("{} has no {}", folder.display(), lineage::FILE);
         return Err(Failure::invalid(format!("{why}: there is nothing to verify it by")));
     }
-    let model = about(folder)?;
+    let model = if folder.is_file() { about_gguf(folder)? } else { about(folder)? };
     if !common.json {
         say(&format!("{}: a model without a lineage", folder.display()));
         table(&model);

@@ -81,10 +81,16 @@ pub fn tokenize(run: &Run, recipe: &Recipe, pool: &Pool) -> Result<Facts, Failur
     let mut kinds = BTreeMap::new();
     let sets = recipe.document_sets();
     let mut writers = sets.iter().map(|s| writer(&s.0)).collect::<Result<Vec<_>, _>>()?;
-    encoder.documents(&documents, u64::MAX, &mut writers, &mut kinds, &|line| match &sets[..] {
-        [_] => 0,
-        _ => root(&recipe.data.docs, &line.source),
-    })?;
+    encoder.documents(
+        &documents,
+        Most::default(),
+        &mut writers,
+        &mut kinds,
+        &|line| match &sets[..] {
+            [_] => 0,
+            _ => root(&recipe.data.docs, &line.source),
+        },
+    )?;
     let mut facts = json!({});
     for (i, (writer, (name, _))) in writers.into_iter().zip(&sets).enumerate() {
         let nothing = || {
@@ -94,14 +100,16 @@ pub fn tokenize(run: &Run, recipe: &Recipe, pool: &Pool) -> Result<Facts, Failur
         let empty = sets.len() > 1 && writer.is_empty();
         facts[name] = of(if empty { return Err(nothing()) } else { writer.finish()? });
     }
-    let only = |name: &str, most: u64| -> Result<Totals, Failure> {
+    let only = |name: &str, most: Most| -> Result<Totals, Failure> {
         let mut writers = [writer(name)?];
         encoder.documents(&heldout, most, &mut writers, &mut BTreeMap::new(), &|_| 0)?;
         let [writer] = writers;
         Ok(writer.finish()?)
     };
-    let held = only("heldout", u64::MAX)?;
-    only("validation", recipe.eval.validation_bytes)?;
+    let held = only("heldout", Most::default())?;
+    // Of many documents, lest a long one be all that is measured.
+    let all = recipe.eval.validation_bytes;
+    only("validation", Most { all, each: all / held.documents.clamp(1, 32) })?;
     facts["heldout"] = of(held);
     for name in talks {
         let (path, set) = (run.path(&format!("data/{name}.jsonl")), writer(name)?);
@@ -238,6 +246,20 @@ pub fn train_shown<T: AsRef<str>>(
     Ok(tokenizer)
 }
 
+/// The most bytes of text that are taken.
+#[derive(Clone, Copy)]
+struct Most {
+    all: u64,
+    /// Of a document.
+    each: u64,
+}
+
+impl Default for Most {
+    fn default() -> Most {
+        Most { all: u64::MAX, each: u64::MAX }
+    }
+}
+
 /// Text to shards.
 struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
@@ -246,26 +268,26 @@ struct Encoder<'a> {
 }
 
 impl Encoder<'_> {
-    /// Encodes a file of documents, up to `most` bytes of text; the last one may be cut there.
+    /// Encodes a file of documents, of each and of all at most so much.
     /// Adds up tokens by kind. `set`: which writer a line is for.
     fn documents(
         &self,
         path: &Path,
-        most: u64,
+        most: Most,
         writers: &mut [ShardWriter],
         kinds: &mut BTreeMap<String, u64>,
         set: &dyn Fn(&Line) -> usize,
     ) -> Result<(), Failure> {
         let mut lines = jsonl::read::<Line>(path)?;
-        let mut left = most;
+        let mut left = most.all;
         let mut chunk: Vec<Line> = Vec::new();
         loop {
             let (mut bytes, mut done) = (0, false);
             while bytes < CHUNK_BYTES && !done {
                 match lines.next().transpose()? {
                     Some(mut line) if left > 0 => {
-                        let end =
-                            line.text.floor_char_boundary(left.min(usize::MAX as u64) as usize);
+                        let most = left.min(most.each).min(usize::MAX as u64) as usize;
+                        let end = line.text.floor_char_boundary(most);
                         line.text.truncate(end);
                         bytes += end;
                         left -= end as u64;

@@ -2,6 +2,7 @@
 
 mod aligned;
 pub mod arena;
+pub mod blocks;
 pub mod cpu;
 pub mod kv;
 pub mod math;

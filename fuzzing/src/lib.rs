@@ -8,6 +8,7 @@ use data::jsonl::{self, Conversation};
 use data::shards::Shards;
 use homegrown::recipe::Recipe;
 use model::config::Config;
+use model::gguf::Contents;
 use model::init::{Init, initialise};
 use model::tokenizer::Tokenizer;
 use train::checkpoint;
@@ -50,6 +51,18 @@ fn file(bytes: &[u8]) -> Option<tempfile::NamedTempFile> {
 /// Weights of a model.
 pub fn safetensors(bytes: &[u8]) {
     let _ = model::weights::read(&small().0, bytes);
+}
+
+/// A GGUF file; what is taken is read and widened.
+pub fn gguf(bytes: &[u8]) {
+    let Ok(contents) = Contents::read(bytes) else { return };
+    for key in contents.metadata.keys() {
+        let _ = (contents.strings(bytes, key), contents.numbers(bytes, key));
+    }
+    for info in contents.tensors.values() {
+        let mut elements = vec![0.0; info.shape.iter().product()];
+        info.kind.widen(&bytes[info.bytes.clone()], &mut elements);
+    }
 }
 
 /// A `tokenizer.json`; one that is taken turns text to ids and back.
@@ -157,6 +170,7 @@ pub fn seeds() -> Result<Vec<Seed>, Box<dyn std::error::Error>> {
 "#;
     Ok(vec![
         ("safetensors", weights),
+        ("gguf", include_bytes!("../../model/src/gguf/fixture.gguf").to_vec()),
         ("tokenizer", tokenizer),
         ("shard", shard),
         ("recipe", homegrown::recipe::DEFAULT.into()),

@@ -44,6 +44,7 @@ fn damaged_files_are_refused_and_nothing_else() {
     for (i, (name, seed)) in fuzzing::seeds().unwrap().into_iter().enumerate() {
         let target = match name {
             "safetensors" => fuzzing::safetensors,
+            "gguf" => fuzzing::gguf,
             "tokenizer" => fuzzing::tokenizer,
             "recipe" => fuzzing::recipe,
             "shard" => fuzzing::shard,

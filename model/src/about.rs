@@ -1,23 +1,24 @@
-//! What a model directory holds, told from its files without loading the weights; of any family.
+//! What a model directory or a GGUF file holds, told without loading the weights; of any family.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::Value as Json;
 
 use crate::directory::ModelError;
+use crate::gguf::{Contents, Value};
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 use crate::weights::WeightsError;
 
-/// Facts about a model. Numbers that its `config.json` doesn't tell are `None`.
+/// Facts about a model. Numbers that its `config.json` or metadata don't tell are `None`.
 #[derive(Clone, Debug, Serialize)]
 pub struct About {
-    /// The family: `model_type` of `config.json`.
+    /// The family: `model_type` of `config.json`, `general.architecture` of a GGUF file.
     pub family: String,
-    /// The class that loads it elsewhere.
+    /// The class that loads it elsewhere; a GGUF file's own name.
     pub architecture: Option<String>,
     /// All parameters, each counted once.
     pub parameters: u64,
@@ -54,9 +55,9 @@ pub struct About {
 /// # Errors
 /// A `config.json` that is no JSON object, files of weights that are none, or none at all.
 pub fn about(dir: &Path) -> Result<About, ModelError> {
-    let config: Value = store::read_json(&dir.join("config.json"))?;
+    let config: Json = store::read_json(&dir.join("config.json"))?;
     let number = |key: &str| config[key].as_u64();
-    let text = |value: &Value| value.as_str().map(String::from);
+    let text = |value: &Json| value.as_str().map(String::from);
     let heads = number("num_attention_heads");
     let kv_heads = number("num_key_value_heads").or(heads);
     let width = number("hidden_size");
@@ -91,6 +92,58 @@ pub fn about(dir: &Path) -> Result<About, ModelError> {
         memory_bytes: parameters.saturating_mul(4),
         context_bytes: keys_and_values(),
         problems,
+    })
+}
+
+/// Looks at a GGUF file.
+///
+/// # Errors
+/// A file that can't be read, or is none.
+pub fn about_gguf(path: &Path) -> Result<About, ModelError> {
+    let map = store::Map::open(path)?;
+    let gguf = |e| ModelError::Gguf(path.to_path_buf(), e);
+    let contents = Contents::read(&map).map_err(gguf)?;
+    let get = |key: &str| contents.metadata.get(key);
+    let family = get("general.architecture").and_then(|v| v.as_str()).unwrap_or("unknown");
+    // Some families have a number a layer: then there is no one number to tell.
+    let number = |key: &str| get(&format!("{family}.{key}"))?.as_u64();
+    let (heads, width) = (number("attention.head_count"), number("embedding_length"));
+    let kv_heads = number("attention.head_count_kv").or(heads);
+    let key_width = number("attention.key_length").or_else(|| width?.checked_div(heads?));
+    let value_width = number("attention.value_length").or(key_width);
+    let (layers, context) = (number("block_count"), number("context_length"));
+    let keys_and_values = || {
+        let position = 4u64.checked_mul(layers?)?.checked_mul(kv_heads?)?;
+        position.checked_mul(key_width?.checked_add(value_width?)?)?.checked_mul(context?)
+    };
+    let mut dtypes: BTreeMap<String, u64> = BTreeMap::new();
+    for info in contents.tensors.values() {
+        let size: usize = info.shape.iter().product();
+        *dtypes.entry(info.kind.name().into()).or_default() += size as u64;
+    }
+    let embedding = contents.tensors.get("token_embd.weight");
+    let tokens = match get("tokenizer.ggml.tokens") {
+        Some(Value::Array { count, .. }) => Some(*count as u64),
+        _ => None,
+    };
+    let parameters = dtypes.values().sum();
+    Ok(About {
+        family: family.into(),
+        architecture: get("general.name").and_then(|v| v.as_str()).map(String::from),
+        parameters,
+        dtypes,
+        layers,
+        width,
+        heads,
+        kv_heads,
+        vocabulary: embedding.map(|e| e.shape[0] as u64),
+        context,
+        tokens,
+        chat_template: get("tokenizer.chat_template").is_some(),
+        weights_bytes: map.len() as u64,
+        memory_bytes: parameters.saturating_mul(4),
+        context_bytes: keys_and_values(),
+        problems: vec!["it can be looked at, but not run yet".into()],
     })
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::config::{Config, ConfigError};
+use crate::gguf::GgufError;
 use crate::template::{ChatTemplate, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::transformer::Transformer;
@@ -27,6 +28,9 @@ pub enum ModelError {
     /// Broken weights.
     #[error("{0}: {1}")]
     Weights(PathBuf, WeightsError),
+    /// A broken GGUF file.
+    #[error("{0}: {1}")]
+    Gguf(PathBuf, GgufError),
     /// A broken tokenizer.
     #[error("{0}: {1}")]
     Tokenizer(PathBuf, TokenizerError),

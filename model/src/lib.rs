@@ -5,6 +5,7 @@ pub mod account;
 pub mod config;
 pub mod directory;
 pub mod generator;
+pub mod gguf;
 mod induction;
 pub mod init;
 pub mod message;
