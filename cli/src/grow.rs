@@ -451,7 +451,7 @@ impl Grow {
                 Some(_) => crate::common::say(&format!("Talk to it: homegrown chat {root}")),
                 None => crate::common::say(&format!(
                     "This is a base model: it continues text, it does not chat.\n\
-                     Let it write: homegrown generate {root} --prompt TEXT"
+                     Let it write: homegrown generate {root} --raw --prompt TEXT"
                 )),
             }
             if done == StageName::Report {
