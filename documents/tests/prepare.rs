@@ -155,7 +155,7 @@ fn nothing_is_an_error() {
     let none = folder(&[]);
     assert!(why(none.path()).contains("there are no files"));
     let junk = folder(&[("x", "\0")]);
-    assert!(why(junk.path()).contains("1 files were skipped"));
+    assert!(why(junk.path()).contains("its one file was skipped"));
     assert!(why(&none.path().join("none")).contains("cannot read"));
 }
 
