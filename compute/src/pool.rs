@@ -1,8 +1,10 @@
 //! The thread pool: splits work by output, spins briefly, then sleeps.
 //!
 //! [`Pool::run`] hands out task numbers; which thread runs a task never matters to its result,
-//! because a task's outputs depend on its number alone. Numbers are claimed one at a time, so a
-//! thread that the system took away delays only the task it holds.
+//! because a task's outputs depend on its number alone. Each thread begins with its own share of the
+//! numbers, the same in every job: rows that it wrote in the last one are still in its cache. Then
+//! it helps with the others'. Numbers are claimed one at a time, so a thread that the system took
+//! away delays only the task it holds.
 #![allow(unsafe_code)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -27,7 +29,8 @@ struct Shared {
     state: AtomicU64,
     /// The job, valid while it is open or anyone is inside.
     job: Mutex<Option<Job>>,
-    next: AtomicUsize,
+    /// A share for each thread.
+    shares: Vec<Share>,
     /// Workers that may be looking at the job.
     inside: AtomicUsize,
     sleepers: AtomicUsize,
@@ -35,6 +38,11 @@ struct Shared {
     wake: Condvar,
     stop: AtomicBool,
 }
+
+/// How many tasks of a thread's share are claimed, on a cache line of its own.
+#[derive(Default)]
+#[repr(align(64))]
+struct Share(AtomicUsize);
 
 #[derive(Clone, Copy)]
 struct Job {
@@ -50,7 +58,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
             job: Mutex::new(None),
-            next: AtomicUsize::new(0),
+            shares: (0..threads.max(1)).map(|_| Share::default()).collect(),
             inside: AtomicUsize::new(0),
             sleepers: AtomicUsize::new(0),
             sleep: Mutex::new(()),
@@ -58,9 +66,9 @@ impl Pool {
             stop: AtomicBool::new(false),
         });
         let workers = (1..threads)
-            .map(|_| {
+            .map(|me| {
                 let shared = shared.clone();
-                std::thread::spawn(move || shared.work())
+                std::thread::spawn(move || shared.work(me))
             })
             .collect();
         Pool { shared, workers, running: Mutex::new(()) }
@@ -97,19 +105,13 @@ impl Pool {
         };
         let s = &*self.shared;
         *s.job.lock().unwrap_or_else(|e| e.into_inner()) = Some(Job { task: pointer, tasks });
-        s.next.store(0, SeqCst);
+        s.shares.iter().for_each(|share| share.0.store(0, SeqCst));
         s.state.fetch_add(1, SeqCst); // open
         if s.sleepers.load(SeqCst) > 0 {
             drop(s.sleep.lock().unwrap_or_else(|e| e.into_inner()));
             s.wake.notify_all();
         }
-        loop {
-            let i = s.next.fetch_add(1, SeqCst);
-            if i >= tasks {
-                break;
-            }
-            guarded(i);
-        }
+        s.claim(0, tasks, guarded);
         s.state.fetch_add(1, SeqCst); // closed
         let mut spins = 0u32;
         while s.inside.load(SeqCst) > 0 {
@@ -147,7 +149,23 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    fn work(&self) {
+    /// Runs what nobody has claimed, thread `me`'s share first.
+    fn claim(&self, me: usize, tasks: usize, task: impl Fn(usize)) {
+        let threads = self.shares.len();
+        for share in (me..threads).chain(0..me) {
+            let end = (share + 1) * tasks / threads;
+            loop {
+                let i = share * tasks / threads + self.shares[share].0.fetch_add(1, SeqCst);
+                if i >= end {
+                    break;
+                }
+                task(i);
+            }
+        }
+    }
+
+    /// The life of worker `me`.
+    fn work(&self, me: usize) {
         let mut seen = 0;
         loop {
             let Some(state) = self.wait_for_job(seen) else { return };
@@ -156,15 +174,9 @@ impl Shared {
             if self.state.load(SeqCst) == state {
                 let job = *self.job.lock().unwrap_or_else(|e| e.into_inner());
                 if let Some(job) = job {
-                    loop {
-                        let i = self.next.fetch_add(1, SeqCst);
-                        if i >= job.tasks {
-                            break;
-                        }
-                        // SAFETY: the job was open after we were counted inside, so its closure
-                        // lives until we leave.
-                        unsafe { (*job.task)(i) };
-                    }
+                    // SAFETY: the job was open after we were counted inside, so its closure
+                    // lives until we leave.
+                    self.claim(me, job.tasks, |i| unsafe { (*job.task)(i) });
                 }
             }
             self.inside.fetch_sub(1, SeqCst);
