@@ -9,7 +9,7 @@ use compute::rng::Rng;
 use compute::tensor::DType;
 use compute::{Cpu, Span};
 use data::batches::Batch;
-use model::config::Config;
+use model::config::{Config, Sizes};
 use model::init::{Init, initialise};
 use model::transformer::Transformer;
 use serde::Serialize;
@@ -131,24 +131,18 @@ pub fn train(args: &BenchTrainArgs, threads: usize) -> Result<BenchTrain, String
         other => return Err(format!("--dtype {other}: one of auto, f32, bf16")),
     };
     let config = Config {
-        architectures: vec!["Qwen3ForCausalLM".into()],
-        model_type: "qwen3".into(),
-        vocab_size: args.vocab,
-        hidden_size: args.dim,
-        intermediate_size: args.ffn,
-        num_hidden_layers: args.layers,
-        num_attention_heads: args.heads,
-        num_key_value_heads: args.heads,
-        head_dim: args.dim / args.heads,
-        max_position_embeddings: args.context,
-        rms_norm_eps: 1e-6,
         rope_theta: 1e4,
         tie_word_embeddings: true,
-        attention_bias: false,
-        hidden_act: "silu".into(),
-        bos_token_id: None,
-        eos_token_id: None,
-        torch_dtype: "float32".into(),
+        ..Config::qwen3(Sizes {
+            vocab: args.vocab,
+            width: args.dim,
+            ffn: args.ffn,
+            layers: args.layers,
+            heads: args.heads,
+            kv_heads: args.heads,
+            head_dim: args.dim / args.heads,
+            context: args.context,
+        })
     };
     config.check().map_err(|e| e.to_string())?;
     // As in the middle of a run: nothing is 0.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use data::microworld::WorldConfig;
-use model::config::Config;
+use model::config::{Config, Sizes};
 use model::init::Init;
 use serde::{Deserialize, Serialize};
 use toml::de::{DeTable, DeValue};
@@ -193,24 +193,20 @@ impl Recipe {
     pub fn config(&self, vocab_size: usize, bos: Option<u32>, eos: Option<u32>) -> Config {
         let m = &self.model;
         Config {
-            architectures: vec!["Qwen3ForCausalLM".into()],
-            model_type: "qwen3".into(),
-            vocab_size,
-            hidden_size: m.dim,
-            intermediate_size: m.ffn,
-            num_hidden_layers: m.layers,
-            num_attention_heads: m.heads,
-            num_key_value_heads: m.kv_heads,
-            head_dim: m.head_dim,
-            max_position_embeddings: m.context,
-            rms_norm_eps: 1e-6,
             rope_theta: m.rope_base,
             tie_word_embeddings: m.tied,
-            attention_bias: false,
-            hidden_act: "silu".into(),
             bos_token_id: bos,
             eos_token_id: eos,
-            torch_dtype: "float32".into(),
+            ..Config::qwen3(Sizes {
+                vocab: vocab_size,
+                width: m.dim,
+                ffn: m.ffn,
+                layers: m.layers,
+                heads: m.heads,
+                kv_heads: m.kv_heads,
+                head_dim: m.head_dim,
+                context: m.context,
+            })
         }
     }
 

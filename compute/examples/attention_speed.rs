@@ -33,7 +33,7 @@ fn main() {
     println!("{}, {threads} threads, peak {peak:.0} GFLOP/s f32", cpu.isa.name());
     for (heads, kv_heads, head_dim) in [(4, 2, 32), (4, 4, 32), (4, 2, 64), (9, 3, 64)] {
         let scale = 1.0 / (head_dim as f32).sqrt();
-        let s = AttentionShape { heads, kv_heads, head_dim, scale, window: None };
+        let s = AttentionShape { heads, kv_heads, head_dim, scale, window: None, cap: None };
         println!("{heads} heads, {kv_heads} key heads of {head_dim}");
         for len in [64, 90, 128, 384, 2048] {
             train(&cpu, &s, len);

@@ -1,9 +1,12 @@
 //! The CPU as a device: its threads, its instruction set, and the kernels.
 
 pub mod attention;
+pub mod bias;
+pub mod cap;
 pub mod embedding;
 pub mod gated;
 pub mod heads;
+pub mod layer_norm;
 pub mod matmul;
 pub mod norm;
 pub mod peak;

@@ -52,6 +52,19 @@ pub unsafe fn sigmoid<S: Simd>(x: S::F) -> S::F {
     }
 }
 
+/// `tanh x`, within 1e-7.
+///
+/// # Safety
+/// As for [`Simd`].
+#[inline(always)]
+pub unsafe fn tanh<S: Simd>(x: S::F) -> S::F {
+    // SAFETY: the instruction set is the caller's promise.
+    unsafe {
+        // 2 sigmoid(2 x) - 1
+        S::fma(S::splat(2.0), sigmoid::<S>(S::add(x, x)), S::splat(-1.0))
+    }
+}
+
 /// The sum of `f(i)` over chunks of 16, in 16 virtual lanes and a fixed tree: lane `l` adds
 /// elements `l, l + 16, …` in order. Used by every reduction to one number.
 ///

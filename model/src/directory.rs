@@ -10,8 +10,8 @@ use crate::config::{Config, ConfigError};
 use crate::gguf::GgufError;
 use crate::template::{ChatTemplate, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
-use crate::transformer::Transformer;
-use crate::weights::{self, WeightsError};
+use crate::transformer::{Transformer, shapes};
+use crate::weights::{self, SafeFiles, WeightsError};
 
 /// Why a model can't be read or written.
 #[derive(Debug, Error)]
@@ -132,16 +132,9 @@ pub fn load(path: &Path) -> Result<Loaded, ModelError> {
     };
     let bos = settings.bos_token.filter(|_| settings.add_bos_token);
     let bos = bos.and_then(|name| tokenizer.special_id(&name));
-    let path = file("model.safetensors");
-    if let (Ok(file), Some(available)) = (std::fs::metadata(&path), store::available_memory()) {
-        // The file, and the numbers as f32.
-        let need = 3 * file.len();
-        if need > available {
-            return Err(ModelError::Memory { path, need, available });
-        }
-    }
-    let parameters = weights::read(&config, &store::read(&file("model.safetensors"))?)
-        .map_err(|e| ModelError::Weights(file("model.safetensors"), e))?;
+    enough_memory(&config, &dir)?;
+    let parameters = weights::read(&config, &SafeFiles::open(&dir)?)
+        .map_err(|e| ModelError::Weights(dir.clone(), e))?;
     Ok(Loaded {
         transformer: Transformer::new(config, parameters),
         tokenizer,
@@ -149,6 +142,19 @@ pub fn load(path: &Path) -> Result<Loaded, ModelError> {
         bos,
         path: dir,
     })
+}
+
+/// Whether the numbers of a model, as f32 and packed for products, fit into memory.
+fn enough_memory(config: &Config, path: &Path) -> Result<(), ModelError> {
+    let elements = |shape: &[usize]| shape.iter().map(|n| *n as u64).product::<u64>();
+    let all: u64 = shapes(config).iter().map(|(_, shape)| elements(shape)).sum();
+    let need = all.saturating_mul(8);
+    match store::available_memory() {
+        Some(available) if need > available => {
+            Err(ModelError::Memory { path: path.to_path_buf(), need, available })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes a model directory, file by file, each of them atomically; `config.json` last, so that a

@@ -8,7 +8,7 @@ use compute::cpu::attention::{AttentionShape, CachedSpan};
 use compute::cpu::heads::Rope;
 use compute::kv::{KvPages, KvSequence};
 use compute::parameters::{ParamId, Parameters};
-use compute::tape::{Loss, Tape, Var, Workspace};
+use compute::tape::{Experts, Head, Linear, Loss, Tape, Var, Workspace};
 
 use crate::config::Config;
 
@@ -19,26 +19,43 @@ pub struct Transformer {
     /// The weights, by their names in a Hugging Face checkpoint.
     pub parameters: Parameters,
     embedding: ParamId,
+    /// Learned positions, where there are any.
+    positions: Option<ParamId>,
     layers: Vec<Layer>,
-    norm: ParamId,
-    head: ParamId,
-    rope: Arc<Rope>,
+    norm: Norm,
+    head: Head,
+    /// Rotary positions of the layers that see everything, and of the local ones.
+    ropes: [Arc<Rope>; 2],
 }
 
 /// The parameters of one layer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Layer {
-    attention_norm: ParamId,
-    q: ParamId,
-    k: ParamId,
-    v: ParamId,
-    o: ParamId,
-    q_norm: ParamId,
-    k_norm: ParamId,
-    mlp_norm: ParamId,
-    gate: ParamId,
-    up: ParamId,
-    down: ParamId,
+    attention_norm: Norm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    q_norm: Option<ParamId>,
+    k_norm: Option<ParamId>,
+    after_attention: Option<Norm>,
+    mlp_norm: Norm,
+    mlp: Mlp,
+    after_mlp: Option<Norm>,
+}
+
+/// What comes between two norms beside attention.
+#[derive(Clone, Debug)]
+enum Mlp {
+    Dense { gate: Option<Linear>, up: Linear, down: Linear },
+    Experts(Experts),
+}
+
+/// A norm: RMS without a bias, layer norm with one.
+#[derive(Clone, Copy, Debug)]
+struct Norm {
+    weight: ParamId,
+    bias: Option<ParamId>,
 }
 
 /// Where attention finds earlier positions.
@@ -64,36 +81,47 @@ impl Transformer {
     /// # Panics
     /// If they don't.
     pub fn new(config: Config, parameters: Parameters) -> Transformer {
-        let mut next = 0;
         for (p, (name, shape)) in parameters.iter().zip(shapes(&config)) {
             assert!(p.name == name, "parameter {} where {name} belongs", p.name);
             assert_eq!(p.value.len(), shape.iter().product::<usize>(), "elements of {name}");
         }
-        let mut take = || {
-            next += 1;
-            ParamId(next - 1)
-        };
-        let embedding = take();
-        let layers = (0..config.num_hidden_layers)
+        let c = &config;
+        let mut next = Next(0);
+        let embedding = next.one();
+        let positions = next.if_any(c.learned_positions);
+        let layers = (0..c.num_hidden_layers)
             .map(|_| Layer {
-                attention_norm: take(),
-                q: take(),
-                k: take(),
-                v: take(),
-                o: take(),
-                q_norm: take(),
-                k_norm: take(),
-                mlp_norm: take(),
-                gate: take(),
-                up: take(),
-                down: take(),
+                attention_norm: next.norm(c),
+                q: next.linear(c.qkv_bias),
+                k: next.linear(c.qkv_bias),
+                v: next.linear(c.qkv_bias),
+                o: next.linear(c.output_bias),
+                q_norm: next.if_any(c.qk_norm),
+                k_norm: next.if_any(c.qk_norm),
+                after_attention: c.norms_after.then(|| next.norm(c)),
+                mlp_norm: next.norm(c),
+                mlp: match &c.mixture {
+                    None => Mlp::Dense {
+                        gate: c.gated.then(|| next.linear(c.mlp_bias)),
+                        up: next.linear(c.mlp_bias),
+                        down: next.linear(c.mlp_bias),
+                    },
+                    Some(m) => Mlp::Experts(Experts {
+                        router: next.one(),
+                        experts: (0..m.experts).map(|_| [0; 3].map(|_| next.one())).collect(),
+                        chosen: m.chosen,
+                        normalised: m.normalised,
+                    }),
+                },
+                after_mlp: c.norms_after.then(|| next.norm(c)),
             })
             .collect();
-        let norm = take();
-        let head = if config.tie_word_embeddings { embedding } else { take() };
-        assert_eq!(parameters.iter().len(), next, "number of parameters");
-        let rope = Rope::new(config.max_position_embeddings, config.head_dim, config.rope_theta);
-        Transformer { config, parameters, embedding, layers, norm, head, rope: Arc::new(rope) }
+        let norm = next.norm(c);
+        let weight = if c.tie_word_embeddings { embedding } else { next.one() };
+        assert_eq!(parameters.iter().len(), next.0, "number of parameters");
+        let head = Head { weight, cap: c.logit_cap };
+        let ropes = [false, true].map(|local| Arc::new(c.rope(local)));
+        Transformer { config, parameters, embedding, positions, layers, norm, head, ropes }
     }
 
     /// Its shape.
@@ -101,14 +129,23 @@ impl Transformer {
         &self.config
     }
 
-    fn attention_shape(&self) -> AttentionShape {
+    fn attention_shape(&self, layer: usize) -> AttentionShape {
         let c = &self.config;
         AttentionShape {
             heads: c.num_attention_heads,
             kv_heads: c.num_key_value_heads,
             head_dim: c.head_dim,
-            scale: 1.0 / (c.head_dim as f32).sqrt(),
-            window: None,
+            scale: c.attention_scale,
+            window: c.window_of(layer),
+            cap: c.attention_cap,
+        }
+    }
+
+    fn norm(&self, tape: &mut Tape<'_>, x: Var, norm: Norm) -> Var {
+        let eps = self.config.rms_norm_eps;
+        match norm.bias {
+            Some(bias) => tape.layer_norm(x, norm.weight, bias, eps),
+            None => tape.rms_norm(x, norm.weight, eps),
         }
     }
 
@@ -120,31 +157,70 @@ impl Transformer {
         positions: &Rc<[u32]>,
         mut past: Past<'_>,
     ) -> Var {
-        let shape = self.attention_shape();
-        let eps = self.config.rms_norm_eps;
+        let c = &self.config;
         let mut x = tape.embedding(self.embedding, &Rc::from(tokens));
+        if c.scaled_embedding {
+            x = tape.scale(x, (c.hidden_size as f32).sqrt());
+        }
+        if let Some(table) = self.positions {
+            let positions = tape.embedding(table, positions);
+            x = tape.add(x, positions);
+        }
         for (i, layer) in self.layers.iter().enumerate() {
-            let h = tape.rms_norm(x, layer.attention_norm, eps);
-            let q = tape.linear(h, layer.q);
-            let k = tape.linear(h, layer.k);
+            let h = self.norm(tape, x, layer.attention_norm);
+            let mut q = tape.linear(h, layer.q);
+            let mut k = tape.linear(h, layer.k);
             let v = tape.linear(h, layer.v);
-            let q = tape.heads(q, Some(layer.q_norm), eps, &self.rope, positions);
-            let k = tape.heads(k, Some(layer.k_norm), eps, &self.rope, positions);
+            if self.positions.is_none() {
+                let rope = &self.ropes[usize::from(c.is_local(i))];
+                q = tape.heads(q, layer.q_norm, c.rms_norm_eps, rope, positions);
+                k = tape.heads(k, layer.k_norm, c.rms_norm_eps, rope, positions);
+            }
+            let shape = self.attention_shape(i);
             let a = match &mut past {
                 Past::Batch(spans) => tape.attention(q, k, v, shape, spans),
                 Past::Pages(pages, spans) => {
                     tape.attention_cached(q, k, v, &shape, i, spans, pages)
                 }
             };
-            x = tape.linear_add(a, layer.o, x);
+            x = self.onto(tape, x, a, Some(layer.o), layer.after_attention);
 
-            let h = tape.rms_norm(x, layer.mlp_norm, eps);
-            let gate = tape.linear(h, layer.gate);
-            let up = tape.linear(h, layer.up);
-            let m = tape.swiglu(gate, up);
-            x = tape.linear_add(m, layer.down, x);
+            let h = self.norm(tape, x, layer.mlp_norm);
+            let (m, down) = match &layer.mlp {
+                Mlp::Dense { gate, up, down } => {
+                    let gate = gate.map(|gate| tape.linear(h, gate));
+                    let up = tape.linear(h, *up);
+                    let m = match gate {
+                        Some(gate) => tape.gated(c.activation, gate, Some(up)),
+                        None => tape.gated(c.activation, up, None),
+                    };
+                    (m, Some(*down))
+                }
+                Mlp::Experts(experts) => (tape.experts(h, experts, c.activation), None),
+            };
+            x = self.onto(tape, x, m, down, layer.after_mlp);
         }
-        tape.rms_norm(x, self.norm, eps)
+        self.norm(tape, x, self.norm)
+    }
+
+    /// Adds what attention or the MLP made to the residual stream, through its last matrix and its
+    /// norm, if it has them.
+    fn onto(
+        &self,
+        tape: &mut Tape<'_>,
+        x: Var,
+        made: Var,
+        matrix: Option<Linear>,
+        norm: Option<Norm>,
+    ) -> Var {
+        match (matrix, norm) {
+            (Some(matrix), None) => tape.linear_add(made, matrix, x),
+            (matrix, norm) => {
+                let made = matrix.map_or(made, |matrix| tape.linear(made, matrix));
+                let made = norm.map_or(made, |norm| self.norm(tape, made, norm));
+                tape.add(x, made)
+            }
+        }
     }
 
     /// Nats of every target, rows `[tokens]`; on a recording tape, gradients of
@@ -221,30 +297,89 @@ impl Transformer {
     }
 }
 
+/// The parameters in order.
+struct Next(usize);
+
+impl Next {
+    fn one(&mut self) -> ParamId {
+        self.0 += 1;
+        ParamId(self.0 - 1)
+    }
+
+    fn if_any(&mut self, any: bool) -> Option<ParamId> {
+        any.then(|| self.one())
+    }
+
+    fn linear(&mut self, bias: bool) -> Linear {
+        Linear { weight: self.one(), bias: self.if_any(bias) }
+    }
+
+    fn norm(&mut self, c: &Config) -> Norm {
+        Norm { weight: self.one(), bias: self.if_any(c.layer_norms) }
+    }
+}
+
 /// The parameters of a configuration in order: name and shape (`[out, in]`, or one number for a
 /// vector).
 pub fn shapes(c: &Config) -> Vec<(String, Vec<usize>)> {
     let (d, f, q, kv) = (c.hidden_size, c.intermediate_size, c.query_width(), c.key_width());
     let mut list = vec![("model.embed_tokens.weight".to_string(), vec![c.vocab_size, d])];
-    for i in 0..c.num_hidden_layers {
-        let parts: [(&str, Vec<usize>); 11] = [
-            ("input_layernorm", vec![d]),
-            ("self_attn.q_proj", vec![q, d]),
-            ("self_attn.k_proj", vec![kv, d]),
-            ("self_attn.v_proj", vec![kv, d]),
-            ("self_attn.o_proj", vec![d, q]),
-            ("self_attn.q_norm", vec![c.head_dim]),
-            ("self_attn.k_norm", vec![c.head_dim]),
-            ("post_attention_layernorm", vec![d]),
-            ("mlp.gate_proj", vec![f, d]),
-            ("mlp.up_proj", vec![f, d]),
-            ("mlp.down_proj", vec![d, f]),
-        ];
-        list.extend(parts.map(|(name, shape)| (format!("model.layers.{i}.{name}.weight"), shape)));
+    if c.learned_positions {
+        list.push(("model.embed_positions.weight".into(), vec![c.max_position_embeddings, d]));
     }
-    list.push(("model.norm.weight".into(), vec![d]));
+    let mut add = |name: String, shape: &[usize], bias: bool| {
+        list.push((format!("{name}.weight"), shape.to_vec()));
+        if bias {
+            list.push((format!("{name}.bias"), vec![shape[0]]));
+        }
+    };
+    // Where there are norms after attention and the MLP too, their names shift.
+    let (after, mlp_norm) = ("post_attention_layernorm", "pre_feedforward_layernorm");
+    for i in 0..c.num_hidden_layers {
+        let mut add = |name: &str, shape: &[usize], bias: bool| {
+            add(format!("model.layers.{i}.{name}"), shape, bias);
+        };
+        add("input_layernorm", &[d], c.layer_norms);
+        add("self_attn.q_proj", &[q, d], c.qkv_bias);
+        add("self_attn.k_proj", &[kv, d], c.qkv_bias);
+        add("self_attn.v_proj", &[kv, d], c.qkv_bias);
+        add("self_attn.o_proj", &[d, q], c.output_bias);
+        if c.qk_norm {
+            add("self_attn.q_norm", &[c.head_dim], false);
+            add("self_attn.k_norm", &[c.head_dim], false);
+        }
+        if c.norms_after {
+            add(after, &[d], c.layer_norms);
+        }
+        add(if c.norms_after { mlp_norm } else { after }, &[d], c.layer_norms);
+        match &c.mixture {
+            None => {
+                if c.gated {
+                    add("mlp.gate_proj", &[f, d], c.mlp_bias);
+                }
+                add("mlp.up_proj", &[f, d], c.mlp_bias);
+                add("mlp.down_proj", &[d, f], c.mlp_bias);
+            }
+            Some(m) => {
+                add("mlp.gate", &[m.experts, d], false);
+                for e in 0..m.experts {
+                    for (part, shape) in [
+                        ("gate_proj", [m.width, d]),
+                        ("up_proj", [m.width, d]),
+                        ("down_proj", [d, m.width]),
+                    ] {
+                        add(&format!("mlp.experts.{e}.{part}"), &shape, false);
+                    }
+                }
+            }
+        }
+        if c.norms_after {
+            add("post_feedforward_layernorm", &[d], c.layer_norms);
+        }
+    }
+    add("model.norm".into(), &[d], c.layer_norms);
     if !c.tie_word_embeddings {
-        list.push(("lm_head.weight".into(), vec![c.vocab_size, d]));
+        add("lm_head".into(), &[c.vocab_size, d], false);
     }
     list
 }

@@ -1,19 +1,24 @@
-//! Weights as `model.safetensors`.
+//! Weights from files: safetensors, one or several, and GGUF.
+
+mod gguf;
+pub mod places;
+mod safetensors;
 
 use compute::parameters::{Parameter, Parameters};
 use compute::tensor::Tensor;
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use thiserror::Error;
 
-use crate::config::Config;
-use crate::transformer::shapes;
+use crate::config::{Config, Family};
+pub use gguf::GgufFiles;
+use places::{Layout, Place, places};
+pub use safetensors::{SafeFiles, write};
 
 /// Why weights can't be used.
 #[derive(Debug, Error)]
 pub enum WeightsError {
     /// Not a safetensors file, or a broken one.
     #[error("not a valid safetensors file: {0}")]
-    Format(#[from] safetensors::SafeTensorError),
+    Format(#[from] ::safetensors::SafeTensorError),
     /// The configuration asks for a tensor that isn't there.
     #[error("tensor {0} is missing")]
     Missing(String),
@@ -21,7 +26,7 @@ pub enum WeightsError {
     #[error("tensor {0} belongs to no part of the configured model")]
     Unknown(String),
     /// A tensor of another shape than the configuration says.
-    #[error("tensor {name} has shape {got:?}, but config.json makes it {want:?}")]
+    #[error("tensor {name} has shape {got:?}, but the configuration makes it {want:?}")]
     Shape {
         /// Its name.
         name: String,
@@ -31,40 +36,131 @@ pub enum WeightsError {
         want: Vec<usize>,
     },
     /// An element type that isn't read.
-    #[error("tensor {name} is {dtype:?}; F32, F16 and BF16 are read")]
+    #[error("tensor {name} is {dtype}; F32, F16 and BF16 are read")]
     Type {
         /// Its name.
         name: String,
         /// In the file.
-        dtype: Dtype,
+        dtype: String,
     },
+    /// A tensor that two files have.
+    #[error("tensor {0} is there twice")]
+    Twice(String),
 }
 
-/// The parameters of `config` from the bytes of a safetensors file.
+/// Tensors of files, widened to f32 when they are asked for.
+pub trait Tensors {
+    /// How the files name things.
+    const LAYOUT: Layout;
+
+    /// The names of all.
+    fn names(&self) -> Vec<&str>;
+
+    /// The shape of one.
+    fn shape(&self, name: &str) -> Option<&[usize]>;
+
+    /// Rows of `len` elements of one, whose shape was asked for.
+    ///
+    /// # Errors
+    /// [`WeightsError::Type`].
+    fn rows(
+        &self,
+        name: &str,
+        rows: std::ops::Range<usize>,
+        len: usize,
+    ) -> Result<Vec<f32>, WeightsError>;
+}
+
+/// The parameters of `config` from files.
 ///
 /// # Errors
-/// A tensor missing, unknown, or of the wrong shape or type; a broken file.
-pub fn read(config: &Config, bytes: &[u8]) -> Result<Parameters, WeightsError> {
-    let file = SafeTensors::deserialize(bytes)?;
-    let wanted = shapes(config);
-    for name in file.names() {
-        // A tied head may be stored twice.
-        let tied = config.tie_word_embeddings && name == "lm_head.weight";
-        if !tied && !wanted.iter().any(|(want, _)| want == name) {
-            return Err(WeightsError::Unknown(name.to_string()));
+/// A tensor missing, unknown, or of the wrong shape or type.
+pub fn read<T: Tensors>(config: &Config, files: &T) -> Result<Parameters, WeightsError> {
+    let places = places(config, T::LAYOUT);
+    // The file's own names by those that the places know.
+    let mut names = std::collections::HashMap::new();
+    for name in files.names() {
+        if let Some(usual) = usual_name(config, T::LAYOUT, name)
+            && names.insert(usual, name).is_some()
+        {
+            return Err(WeightsError::Twice(name.to_string()));
         }
+    }
+    let wanted: std::collections::HashSet<&str> = places.iter().map(|p| &p.tensor[..]).collect();
+    if let Some((_, name)) = names.iter().find(|(usual, _)| !wanted.contains(&usual[..])) {
+        return Err(WeightsError::Unknown(name.to_string()));
     }
     let mut parameters = Parameters::default();
-    for (name, want) in wanted {
-        let view = file.tensor(&name).map_err(|_| WeightsError::Missing(name.clone()))?;
-        if view.shape() != want {
-            return Err(WeightsError::Shape { name, got: view.shape().to_vec(), want });
+    for place in places {
+        let missing = || WeightsError::Missing(place.tensor.clone());
+        let name = names.get(&place.tensor).ok_or_else(missing)?;
+        let got = files.shape(name).ok_or_else(missing)?;
+        if got != place.whole {
+            let (got, want) = (got.to_vec(), place.whole);
+            return Err(WeightsError::Shape { name: name.to_string(), got, want });
         }
-        let data = floats(&view)
-            .ok_or_else(|| WeightsError::Type { name: name.clone(), dtype: view.dtype() })?;
-        parameters.add(parameter(name, &want, data));
+        let data = take(files, name, &place)?;
+        parameters.add(parameter(place.name, &place.shape, data));
     }
     Ok(parameters)
+}
+
+/// How [`places`] know a tensor; `None` for one that isn't needed.
+fn usual_name(c: &Config, layout: Layout, name: &str) -> Option<String> {
+    if layout == Layout::Gguf {
+        let derived = name.starts_with("rope_freqs.") || name.starts_with("rope_factors_");
+        return (!derived).then(|| name.to_string());
+    }
+    // A tied head may be stored twice, and what follows from the configuration too.
+    let tied = c.tie_word_embeddings && name.ends_with("lm_head.weight");
+    if tied || name.ends_with("rotary_emb.inv_freq") {
+        return None;
+    }
+    match c.family {
+        Family::Gpt2 if name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias") => None,
+        Family::Gpt2 if !name.starts_with("transformer.") => Some(format!("transformer.{name}")),
+        Family::Gemma3 => {
+            if name.contains("vision_tower.") || name.contains("multi_modal_projector.") {
+                return None;
+            }
+            let text = name.strip_prefix("language_model.").unwrap_or(name);
+            Some(match text.strip_prefix("model.language_model.") {
+                Some(rest) => format!("model.{rest}"),
+                None => text.to_string(),
+            })
+        }
+        _ => Some(name.to_string()),
+    }
+}
+
+fn take<T: Tensors>(files: &T, name: &str, place: &Place) -> Result<Vec<f32>, WeightsError> {
+    let vector = place.whole.len() == 1;
+    let len = if vector { place.whole[0] } else { place.whole[place.whole.len() - 1] };
+    let mut data = if vector {
+        files.rows(name, 0..1, len)?[place.rows.clone()].to_vec()
+    } else if place.turned {
+        let whole = files.rows(name, 0..place.whole[0], len)?;
+        let column = |c| (0..place.whole[0]).map(move |r| (r, c));
+        place.rows.clone().flat_map(column).map(|(r, c)| whole[r * len + c]).collect()
+    } else {
+        files.rows(name, place.rows.clone(), len)?
+    };
+    if let Some(heads) = place.interleaved {
+        // Row 2 i + j of a head is row j * half + i.
+        let len = if vector { 1 } else { len };
+        let head = data.len() / heads;
+        let half = head / len / 2;
+        let source = data.clone();
+        for (h, row) in (0..heads).flat_map(|h| (0..2 * half).map(move |row| (h, row))) {
+            let (i, j) = (row % half, row / half);
+            let from = h * head + (2 * i + j) * len;
+            data[h * head + row * len..][..len].copy_from_slice(&source[from..from + len]);
+        }
+    }
+    if place.plus != 0.0 {
+        data.iter_mut().for_each(|x| *x += place.plus);
+    }
+    Ok(data)
 }
 
 /// A trainable parameter of this name and shape.
@@ -72,41 +168,4 @@ pub(crate) fn parameter(name: String, shape: &[usize], data: Vec<f32>) -> Parame
     let vector = shape.len() == 1;
     let (rows, cols) = if vector { (1, shape[0]) } else { (shape[0], shape[1]) };
     Parameter { name, value: Tensor::new(rows, cols, data), vector, trainable: true }
-}
-
-fn floats(view: &TensorView<'_>) -> Option<Vec<f32>> {
-    let bytes = view.data();
-    Some(match view.dtype() {
-        Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        Dtype::F16 => {
-            bytes.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect()
-        }
-        Dtype::BF16 => {
-            bytes.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect()
-        }
-        _ => return None,
-    })
-}
-
-/// The bytes of a safetensors file with these parameters in F32, in order of their names.
-///
-/// # Errors
-/// What the format can't hold (it holds everything that a model has).
-pub fn write(parameters: &Parameters) -> Result<Vec<u8>, WeightsError> {
-    let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = parameters
-        .iter()
-        .map(|p| {
-            let shape =
-                if p.vector { vec![p.value.cols()] } else { vec![p.value.rows(), p.value.cols()] };
-            (p.name.clone(), shape, p.value.f32().iter().flat_map(|x| x.to_le_bytes()).collect())
-        })
-        .collect();
-    let views: Vec<(&str, TensorView<'_>)> = bytes
-        .iter()
-        .map(|(name, shape, data)| {
-            Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), data)?))
-        })
-        .collect::<Result<_, safetensors::SafeTensorError>>()?;
-    let metadata = std::collections::HashMap::from([("format".to_string(), "pt".to_string())]);
-    Ok(safetensors::serialize(views, Some(metadata))?)
 }

@@ -7,30 +7,24 @@ use compute::parameters::Gradients;
 use compute::tape::Workspace;
 use compute::tensor::DType;
 use compute::{Cpu, IGNORE, Isa, Pool, Span};
-use model::config::Config;
+use model::config::{Config, Sizes};
 use model::init::{Init, initialise};
 use model::transformer::{Transformer, shapes};
 
 fn config(tied: bool) -> Config {
     Config {
-        architectures: vec![],
-        model_type: "qwen3".into(),
-        vocab_size: 29,
-        hidden_size: 12,
-        intermediate_size: 19,
-        num_hidden_layers: 2,
-        num_attention_heads: 4,
-        num_key_value_heads: 2,
-        head_dim: 6,
-        max_position_embeddings: 96,
-        rms_norm_eps: 1e-6,
         rope_theta: 1e4,
         tie_word_embeddings: tied,
-        attention_bias: false,
-        hidden_act: "silu".into(),
-        bos_token_id: None,
-        eos_token_id: None,
-        torch_dtype: "float32".into(),
+        ..Config::qwen3(Sizes {
+            vocab: 29,
+            width: 12,
+            ffn: 19,
+            layers: 2,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 6,
+            context: 96,
+        })
     }
 }
 

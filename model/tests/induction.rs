@@ -6,31 +6,25 @@ use compute::rng::Rng;
 use compute::tape::Workspace;
 use compute::tensor::DType;
 use compute::{Cpu, Span};
-use model::config::Config;
+use model::config::{Config, Sizes};
 use model::init::{Init, initialise};
 use model::transformer::Transformer;
 
 /// Mean nats of the first and of the second pass over a random sequence that comes twice.
 fn twice(induction: bool) -> (f64, f64) {
     let config = Config {
-        architectures: vec![],
-        model_type: "qwen3".into(),
-        vocab_size: 500,
-        hidden_size: 128,
-        intermediate_size: 64,
-        num_hidden_layers: 2,
-        num_attention_heads: 4,
-        num_key_value_heads: 2,
-        head_dim: 32,
-        max_position_embeddings: 384,
-        rms_norm_eps: 1e-6,
         rope_theta: 1e6,
         tie_word_embeddings: true,
-        attention_bias: false,
-        hidden_act: "silu".into(),
-        bos_token_id: None,
-        eos_token_id: None,
-        torch_dtype: "float32".into(),
+        ..Config::qwen3(Sizes {
+            vocab: 500,
+            width: 128,
+            ffn: 64,
+            layers: 2,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 32,
+            context: 384,
+        })
     };
     // A large embedding, so that logits are, too.
     let init = Init { embedding_std: 0.3, qk_norm: 1.8, induction, ..Init::default() };

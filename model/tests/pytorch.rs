@@ -18,7 +18,7 @@ fn loss_and_every_gradient_are_those_of_pytorch() {
     let file = include_bytes!("fixtures/pytorch.safetensors");
     let (_, header) = SafeTensors::read_metadata(file).unwrap();
     let config = header.metadata().as_ref().unwrap()["config"].clone();
-    let config: Config = serde_json::from_str(&config).unwrap();
+    let config = Config::from_json(&config).unwrap();
     let tensors = SafeTensors::deserialize(file).unwrap();
     let bytes = |name: &str| tensors.tensor(name).unwrap().data();
     let doubles = |name: &str| -> Vec<f64> {

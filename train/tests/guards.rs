@@ -10,7 +10,7 @@ use compute::rng::Rng;
 use compute::tensor::DType;
 use compute::{Cpu, IGNORE, Span};
 use data::batches::{Batch, LoaderError, LoaderState, PartState};
-use model::config::Config;
+use model::config::{Config, Sizes};
 use model::init::{Init, initialise};
 use model::transformer::Transformer;
 use train::checkpoint::Checkpoints;
@@ -86,24 +86,18 @@ impl Observer for Watch {
 
 fn config() -> Config {
     Config {
-        architectures: vec![],
-        model_type: "qwen3".into(),
-        vocab_size: VOCAB as usize,
-        hidden_size: 16,
-        intermediate_size: 24,
-        num_hidden_layers: 1,
-        num_attention_heads: 2,
-        num_key_value_heads: 1,
-        head_dim: 8,
-        max_position_embeddings: LEN,
-        rms_norm_eps: 1e-6,
         rope_theta: 1e4,
         tie_word_embeddings: true,
-        attention_bias: false,
-        hidden_act: "silu".into(),
-        bos_token_id: None,
-        eos_token_id: None,
-        torch_dtype: "float32".into(),
+        ..Config::qwen3(Sizes {
+            vocab: VOCAB as usize,
+            width: 16,
+            ffn: 24,
+            layers: 1,
+            heads: 2,
+            kv_heads: 1,
+            head_dim: 8,
+            context: LEN,
+        })
     }
 }
 

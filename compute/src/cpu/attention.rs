@@ -22,7 +22,8 @@ pub use forward::{forward, forward_cached};
 use crate::Span;
 use crate::aligned::Aligned;
 use crate::kv::{PAGE, PageId};
-use crate::simd::LANES;
+use crate::math::tanh;
+use crate::simd::{LANES, Simd};
 
 /// Keys in a block: a page of the cache.
 const BLOCK: usize = PAGE;
@@ -40,6 +41,8 @@ pub struct AttentionShape {
     pub scale: f32,
     /// Row `i` sees keys `j <= i` with `i - j < window`; `None`: all of them.
     pub window: Option<usize>,
+    /// Scores become `cap * tanh(score / cap)` (Gemma 2); `None`: they stay.
+    pub cap: Option<f32>,
 }
 
 /// The newest rows of a sequence whose keys and values are in pages.
@@ -82,6 +85,19 @@ impl AttentionShape {
             self.kv_heads,
             self.head_dim
         );
+    }
+}
+
+/// Caps `vectors` of 16 scores where they lie.
+#[inline(always)]
+unsafe fn cap_scores<S: Simd>(x: *mut f32, vectors: usize, cap: f32) {
+    // SAFETY: the caller gives that many vectors.
+    unsafe {
+        let (cap, inverse) = (S::splat(cap), S::splat(1.0 / cap));
+        for v in 0..vectors {
+            let x = x.add(v * LANES);
+            S::store(x, S::mul(cap, tanh::<S>(S::mul(S::load(x), inverse))));
+        }
     }
 }
 

@@ -2,48 +2,58 @@
 //! al. 2020; Qwen3), then rotary positions (Su et al. 2021), the halves of a head as pairs.
 #![allow(unsafe_code)]
 
+use std::sync::OnceLock;
+
 use super::Cpu;
 use super::norm::{BLOCK, inverse_rms, row_backward, scale_row};
 use super::rows::Parts;
 use crate::simd::{Simd, at, put};
 
-/// Cosines and sines of every position: `[positions, head_dim / 2]` each.
-#[derive(Clone, Debug)]
+/// Positions whose angles are computed together, when the first of them is asked for.
+const POSITIONS: usize = 512;
+
+/// Cosines and sines of positions. The first `2 * frequencies` elements of a head are rotated, its
+/// others stay.
+#[derive(Debug)]
 pub struct Rope {
-    cos: Vec<f32>,
-    sin: Vec<f32>,
-    half: usize,
+    head_dim: usize,
+    frequencies: Vec<f64>,
+    /// What cosines and sines are multiplied by (Peng et al. 2023; Ding et al. 2024), usually 1.
+    scale: f64,
+    /// Tables of [`POSITIONS`] positions: `[positions, 2, frequencies]`.
+    tables: Vec<OnceLock<Vec<f32>>>,
 }
 
 impl Rope {
     /// Angles `position * base^(-2 i / head_dim)`, computed in f64 (the same on every machine).
     pub fn new(positions: usize, head_dim: usize, base: f64) -> Rope {
-        let half = head_dim / 2;
-        let mut rope = Rope {
-            cos: Vec::with_capacity(positions * half),
-            sin: Vec::with_capacity(positions * half),
-            half,
-        };
-        let frequencies: Vec<f64> =
-            (0..half).map(|i| libm::pow(base, -2.0 * i as f64 / head_dim as f64)).collect();
-        for p in 0..positions {
-            for f in &frequencies {
-                let (sin, cos) = libm::sincos(p as f64 * f);
-                rope.cos.push(cos as f32);
-                rope.sin.push(sin as f32);
-            }
-        }
-        rope
+        let frequency = |i| libm::pow(base, -2.0 * i as f64 / head_dim as f64);
+        Rope::with(positions, head_dim, (0..head_dim / 2).map(frequency).collect(), 1.0)
     }
 
-    /// Positions that the table holds.
-    pub fn positions(&self) -> usize {
-        self.cos.len() / self.half.max(1)
+    /// Angles `position * frequencies[i]`, cosines and sines times `scale`.
+    ///
+    /// # Panics
+    /// If there are more frequencies than pairs in a head.
+    pub fn with(positions: usize, head_dim: usize, frequencies: Vec<f64>, scale: f64) -> Rope {
+        assert!(2 * frequencies.len() <= head_dim, "frequencies of a head of {head_dim}");
+        let tables = (0..positions.div_ceil(POSITIONS)).map(|_| OnceLock::new()).collect();
+        Rope { head_dim, frequencies, scale, tables }
     }
 
     fn at(&self, position: u32) -> (&[f32], &[f32]) {
-        let r = position as usize * self.half..(position as usize + 1) * self.half;
-        (&self.cos[r.clone()], &self.sin[r])
+        let (table, row) = (position as usize / POSITIONS, position as usize % POSITIONS);
+        let n = self.frequencies.len();
+        let values = self.tables[table].get_or_init(|| {
+            let mut values = Vec::with_capacity(POSITIONS * 2 * n);
+            for p in table * POSITIONS..(table + 1) * POSITIONS {
+                let angles = self.frequencies.iter().map(|f| libm::sincos(p as f64 * f));
+                let (sin, cos): (Vec<f64>, Vec<f64>) = angles.unzip();
+                values.extend(cos.iter().chain(&sin).map(|x| (x * self.scale) as f32));
+            }
+            values
+        });
+        values[row * 2 * n..(row + 1) * 2 * n].split_at(n)
     }
 }
 
@@ -60,7 +70,7 @@ pub fn norm_rotate(
     y: &mut [f32],
     inv: &mut [f32],
 ) {
-    let (rows, hd) = (positions.len(), rope.half * 2);
+    let (rows, hd) = (positions.len(), rope.head_dim);
     let width = x.len() / rows.max(1);
     let heads = width / hd;
     let per_row = if w.is_empty() { 0 } else { heads };
@@ -86,7 +96,7 @@ unsafe fn forward<S: Simd>(
     y: &mut [f32],
     inv: &mut [f32],
 ) {
-    let hd = rope.half * 2;
+    let hd = rope.head_dim;
     let heads = x.len() / hd / positions.len();
     for (t, &position) in positions.iter().enumerate() {
         let (cos, sin) = rope.at(position);
@@ -96,6 +106,7 @@ unsafe fn forward<S: Simd>(
             // SAFETY: x, y and w hold hd elements, cos and sin half of that.
             unsafe {
                 if w.is_empty() {
+                    y[2 * cos.len()..].copy_from_slice(&x[2 * cos.len()..]);
                     rotate::<S>(x.as_ptr(), cos, sin, y.as_mut_ptr());
                 } else {
                     let scale = inverse_rms::<S>(x, eps);
@@ -138,7 +149,7 @@ pub fn norm_rotate_backward(
     dw: &mut [f32],
     partial: &mut [f32],
 ) {
-    let (rows, hd, n) = (positions.len(), rope.half * 2, w.len());
+    let (rows, hd, n) = (positions.len(), rope.head_dim, w.len());
     let width = x.len() / rows.max(1);
     let per_row = if w.is_empty() { 0 } else { width / hd };
     let blocks = rows.div_ceil(BLOCK);
@@ -176,13 +187,14 @@ unsafe fn backward<S: Simd>(
     dx: &mut [f32],
     dw: &mut [f32],
 ) {
-    let (half, hd) = (rope.half, rope.half * 2);
+    let (half, hd) = (rope.frequencies.len(), rope.head_dim);
     let heads = x.len() / hd / positions.len();
     for (t, &position) in positions.iter().enumerate() {
         let (cos, sin) = rope.at(position);
         for h in 0..heads {
             let e = (t * heads + h) * hd;
             let (x, dy, dx) = (&x[e..e + hd], &dy[e..e + hd], &mut dx[e..e + hd]);
+            dx[2 * half..].copy_from_slice(&dy[2 * half..]);
             let d = dx.as_mut_ptr();
             // SAFETY: slices of hd elements; cos and sin half of that; row_backward may work in
             // place.

@@ -1,8 +1,11 @@
 //! Every row-wise kernel against plain f64 arithmetic and central differences, and bit for bit
 //! across instruction sets and thread counts.
 
+use super::bias::{add_bias, column_sums};
+use super::gated::{Activation, gated, gated_backward};
 use super::heads::{Rope, norm_rotate, norm_rotate_backward};
-use super::{Cpu, embedding, gated, norm, softmax, update};
+use super::layer_norm::{layer_norm, layer_norm_backward};
+use super::{Cpu, embedding, norm, softmax, update};
 use crate::{Isa, Pool};
 
 /// Numbers in (-1, 1) from a linear congruence: no relation to anything in the code under test.
@@ -104,16 +107,23 @@ fn rms_norm() {
     }
 }
 
-fn rotate_reference(x: &[f64], hd: usize, heads: usize, base: f64, positions: &[u32]) -> Vec<f64> {
+fn rotate_reference(
+    x: &[f64],
+    hd: usize,
+    turned: usize,
+    heads: usize,
+    base: f64,
+    positions: &[u32],
+) -> Vec<f64> {
     let mut y = x.to_vec();
     for (t, p) in positions.iter().enumerate() {
         for h in 0..heads {
             let row = &mut y[(t * heads + h) * hd..(t * heads + h + 1) * hd];
-            for i in 0..hd / 2 {
-                let angle = f64::from(*p) * base.powf(-2.0 * i as f64 / hd as f64);
-                let (a, b) = (row[i], row[i + hd / 2]);
+            for i in 0..turned / 2 {
+                let angle = f64::from(*p) * base.powf(-2.0 * i as f64 / turned as f64);
+                let (a, b) = (row[i], row[i + turned / 2]);
                 row[i] = a * angle.cos() - b * angle.sin();
-                row[i + hd / 2] = a * angle.sin() + b * angle.cos();
+                row[i + turned / 2] = a * angle.sin() + b * angle.cos();
             }
         }
     }
@@ -122,18 +132,25 @@ fn rotate_reference(x: &[f64], hd: usize, heads: usize, base: f64, positions: &[
 
 #[test]
 fn heads_are_normalised_and_rotated() {
-    for (rows, heads, hd, normed) in
-        [(1, 1, 2, true), (5, 3, 6, true), (9, 2, 34, false), (3, 1, 64, true)]
-    {
+    for (rows, heads, hd, normed, still) in [
+        (1, 1, 2, true, 0),
+        (5, 3, 6, true, 0),
+        (9, 2, 34, false, 0),
+        (3, 1, 64, true, 0),
+        (5, 2, 20, false, 4),
+        (70, 1, 40, true, 6),
+    ] {
         let n = rows * heads * hd;
         let (x, dy) = (noise(4, n), noise(5, n));
         let w = if normed { noise(6, hd) } else { vec![] };
-        let positions: Vec<u32> = (0..rows as u32).map(|p| p * 3 % 11).collect();
-        let rope = Rope::new(40, hd, 1e4);
+        let positions: Vec<u32> = (0..rows as u32).map(|p| p * 17 % 611).collect();
+        let turned = hd - still;
+        let frequency = |i: usize| 1e4f64.powf(-2.0 * i as f64 / turned as f64);
+        let rope = Rope::with(611, hd, (0..turned / 2).map(frequency).collect(), 1.0);
         let eps = 1e-6f32;
         let reference = |x: &[f64], w: &[f64]| {
             let x = if normed { rms_reference(x, w, f64::from(eps)) } else { x.to_vec() };
-            rotate_reference(&x, hd, heads, 1e4, &positions)
+            rotate_reference(&x, hd, turned, heads, 1e4, &positions)
         };
         let invs = if normed { rows * heads } else { 0 };
         let y = everywhere(|cpu| {
@@ -168,26 +185,108 @@ fn heads_are_normalised_and_rotated() {
     }
 }
 
+fn activation(f: Activation, x: f64) -> f64 {
+    match f {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Gelu => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+            x / 2.0 * (1.0 + inner.tanh())
+        }
+    }
+}
+
 #[test]
-fn swiglu() {
-    for n in [1, 3, 17, 129, 5000] {
-        let (g, u, dy) = (noise(7, n), noise(8, n), noise(9, n));
-        let g: Vec<f32> = g.iter().map(|x| x * 8.0).collect();
-        let reference = |g: &[f64], u: &[f64]| -> Vec<f64> {
-            g.iter().zip(u).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect()
+fn gates() {
+    for f in [Activation::Silu, Activation::Gelu] {
+        for n in [1, 3, 17, 129, 5000] {
+            let (g, u, dy) = (noise(7, n), noise(8, n), noise(9, n));
+            let g: Vec<f32> = g.iter().map(|x| x * 8.0).collect();
+            let reference = |g: &[f64], u: &[f64]| -> Vec<f64> {
+                g.iter().zip(u).map(|(g, u)| activation(f, *g) * u).collect()
+            };
+            let out = everywhere(|cpu| {
+                let [mut y, mut dg, mut du] = [0; 3].map(|_| vec![0.0; n]);
+                gated(cpu, f, &g, Some(&u), &mut y);
+                gated_backward(cpu, f, &g, Some((&u, &mut du)), &dy, &mut dg);
+                [y, dg, du].concat()
+            });
+            let (fg, fu, fdy) = (wide(&g), wide(&u), wide(&dy));
+            close(&out[..n], &reference(&fg, &fu), 1e-6);
+            let alone = everywhere(|cpu| {
+                let [mut y, mut dg] = [0; 2].map(|_| vec![0.0; n]);
+                gated(cpu, f, &g, None, &mut y);
+                gated_backward(cpu, f, &g, None, &dy, &mut dg);
+                [y, dg].concat()
+            });
+            let one = vec![1.0; n];
+            close(&alone[..n], &reference(&fg, &one), 1e-6);
+            if n < 1000 {
+                close(&out[n..2 * n], &differences(&fg, &fdy, |g| reference(g, &fu)), 1e-4);
+                close(&out[2 * n..], &differences(&fu, &fdy, |u| reference(&fg, u)), 1e-4);
+                close(&alone[n..], &differences(&fg, &fdy, |g| reference(g, &one)), 1e-4);
+            }
+        }
+    }
+}
+
+#[test]
+fn layer_norms() {
+    for (rows, n) in [(1, 2), (3, 17), (17, 3), (2, 129), (300, 16)] {
+        let (x, w, b, dy) = (noise(1, rows * n), noise(2, n), noise(3, n), noise(4, rows * n));
+        let eps = 1e-5;
+        let reference = |x: &[f64], w: &[f64], b: &[f64]| -> Vec<f64> {
+            x.chunks(n)
+                .flat_map(|row| {
+                    let mean = row.iter().sum::<f64>() / n as f64;
+                    let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n as f64;
+                    let inv = 1.0 / (variance + f64::from(eps)).sqrt();
+                    let unit = row.iter().map(move |x| (x - mean) * inv);
+                    unit.zip(w).zip(b).map(|((x, w), b)| x * w + b).collect::<Vec<_>>()
+                })
+                .collect()
         };
         let out = everywhere(|cpu| {
-            let [mut y, mut dg, mut du] = [0; 3].map(|_| vec![0.0; n]);
-            gated::swiglu(cpu, &g, &u, &mut y);
-            gated::swiglu_backward(cpu, &g, &u, &dy, &mut dg, &mut du);
-            [y, dg, du].concat()
+            let [mut y, mut dx] = [0; 2].map(|_| vec![0.0; rows * n]);
+            let [mut dw, mut db] = [0; 2].map(|_| vec![0.0; n]);
+            let mut stats = vec![0.0; 2 * rows];
+            let mut partial = vec![0.0; rows.div_ceil(norm::BLOCK) * 2 * n];
+            layer_norm(cpu, &x, (&w, &b), eps, &mut y, &mut stats);
+            layer_norm_backward(cpu, &x, &w, &stats, &dy, &mut dx, &mut dw, &mut db, &mut partial);
+            [y, dx, dw, db].concat()
         });
-        let (fg, fu, fdy) = (wide(&g), wide(&u), wide(&dy));
-        close(&out[..n], &reference(&fg, &fu), 1e-6);
-        if n < 1000 {
-            close(&out[n..2 * n], &differences(&fg, &fdy, |g| reference(g, &fu)), 1e-4);
-            close(&out[2 * n..], &differences(&fu, &fdy, |u| reference(&fg, u)), 1e-4);
-        }
+        let (fx, fw, fb, fdy) = (wide(&x), wide(&w), wide(&b), wide(&dy));
+        let (y, rest) = out.split_at(rows * n);
+        let (dx, rest) = rest.split_at(rows * n);
+        close(y, &reference(&fx, &fw, &fb), 1e-5);
+        close(dx, &differences(&fx, &fdy, |x| reference(x, &fw, &fb)), 1e-3);
+        close(&rest[..n], &differences(&fw, &fdy, |w| reference(&fx, w, &fb)), 1e-4);
+        close(&rest[n..], &differences(&fb, &fdy, |b| reference(&fx, &fw, b)), 1e-4);
+    }
+}
+
+#[test]
+fn biases_and_caps() {
+    for (rows, n) in [(1, 1), (3, 17), (129, 33)] {
+        let (b, x) = (noise(1, n), noise(2, rows * n));
+        let out = everywhere(|cpu| {
+            let (mut y, mut z, mut sums) = (x.clone(), x.clone(), b.clone());
+            add_bias(cpu, &b, &mut y, true);
+            add_bias(cpu, &b, &mut z, false);
+            column_sums(cpu, &x, &mut sums);
+            let mut capped: Vec<f32> = x.iter().map(|x| x * 90.0).collect();
+            super::cap::cap(cpu, 30.0, &mut capped);
+            [y, z, capped, sums].concat()
+        });
+        let (fx, fb) = (wide(&x), wide(&b));
+        let mut sums = fb.clone();
+        (0..rows * n).for_each(|i| sums[i % n] += fx[i]);
+        let want: Vec<f64> = (0..rows * n)
+            .map(|i| fx[i] + fb[i % n])
+            .chain((0..rows * n).map(|i| fb[i % n]))
+            .chain(fx.iter().map(|x| 30.0 * (x * 3.0).tanh()))
+            .chain(sums)
+            .collect();
+        close(&out, &want, 1e-6);
     }
 }
 

@@ -27,24 +27,18 @@ impl World {
         let tokenizer = Tokenizer::train(["ab"], &options, &mut |_| {}).unwrap();
         assert_eq!(tokenizer.special_id("<end>"), Some(END));
         let config = Config {
-            architectures: vec![],
-            model_type: "qwen3".into(),
-            vocab_size: 257,
-            hidden_size: 24,
-            intermediate_size: 40,
-            num_hidden_layers: 2,
-            num_attention_heads: 4,
-            num_key_value_heads: 2,
-            head_dim: 8,
-            max_position_embeddings: CONTEXT,
-            rms_norm_eps: 1e-6,
             rope_theta: 1e4,
             tie_word_embeddings: false,
-            attention_bias: false,
-            hidden_act: "silu".into(),
-            bos_token_id: None,
-            eos_token_id: None,
-            torch_dtype: "float32".into(),
+            ..Config::qwen3(crate::config::Sizes {
+                vocab: 257,
+                width: 24,
+                ffn: 40,
+                layers: 2,
+                heads: 4,
+                kv_heads: 2,
+                head_dim: 8,
+                context: CONTEXT,
+            })
         };
         let init = Init {
             embedding_std: 0.5,

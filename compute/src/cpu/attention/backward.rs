@@ -3,7 +3,7 @@
 
 use super::band::{self, Band, Product, Start};
 use super::transpose::{Transpose, pad, reduce, transpose, unpad};
-use super::{AttentionShape, BLOCK, check_spans, with_scratch, with_units};
+use super::{AttentionShape, BLOCK, cap_scores, check_spans, with_scratch, with_units};
 use crate::Span;
 use crate::cpu::Cpu;
 use crate::kv::padded;
@@ -238,12 +238,25 @@ impl Task<'_> {
                 for r in r..r + tile {
                     let lse = *operands.lse.add((row + r) * s.heads + h);
                     let (lse, delta) = (S::splat(lse), S::splat(*x.delta.add(line + r)));
+                    if let Some(cap) = s.cap {
+                        cap_scores::<S>(x.p.add(r * BLOCK), vectors, cap);
+                    }
                     for v in 0..vectors {
                         let (p, ds) =
                             (x.p.add(r * BLOCK + v * LANES), x.ds.add(r * BLOCK + v * LANES));
-                        let weight = exp_masked::<S>(S::sub(S::load(p), lse));
+                        let score = S::load(p);
+                        let weight = exp_masked::<S>(S::sub(score, lse));
                         S::store(p, weight);
-                        S::store(ds, S::mul(weight, S::sub(S::load(ds), delta)));
+                        let mut slope = S::mul(weight, S::sub(S::load(ds), delta));
+                        if let Some(cap) = s.cap {
+                            // tanh' = 1 - tanh^2
+                            let tanh = S::mul(score, S::splat(-1.0 / cap));
+                            slope = S::mul(
+                                slope,
+                                S::fma(tanh, S::mul(score, S::splat(1.0 / cap)), S::splat(1.0)),
+                            );
+                        }
+                        S::store(ds, slope);
                     }
                 }
                 let queries = Product {

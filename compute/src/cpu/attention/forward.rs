@@ -2,7 +2,7 @@
 
 use super::band::{self, Band, Product, Start};
 use super::transpose::{Transpose, pad, reduce, transpose, unpad};
-use super::{AttentionShape, BLOCK, CachedSpan, check_spans, with_scratch, with_units};
+use super::{AttentionShape, BLOCK, CachedSpan, cap_scores, check_spans, with_scratch, with_units};
 use crate::Span;
 use crate::cpu::Cpu;
 use crate::kv::{KvPages, PageId, padded};
@@ -302,6 +302,9 @@ unsafe fn tile<S: Transpose>(
         let mut top = [S::splat(f32::NEG_INFINITY); LANES];
         for (r, top) in top.iter_mut().enumerate().take(rows) {
             let x = lines.p.add(r * BLOCK);
+            if let Some(cap) = s.cap {
+                cap_scores::<S>(x, vectors, cap);
+            }
             mask::<S>(x, vectors, visible.row(r));
             for v in 0..vectors {
                 *top = S::max(S::load(x.add(v * LANES)), *top);

@@ -7,7 +7,12 @@ use crate::kv::{KvPages, KvSequence};
 use crate::{Isa, Pool};
 
 fn shape(heads: usize, kv_heads: usize, head_dim: usize, window: Option<usize>) -> AttentionShape {
-    AttentionShape { heads, kv_heads, head_dim, scale: 1.3 / (head_dim as f32).sqrt(), window }
+    let scale = 1.3 / (head_dim as f32).sqrt();
+    AttentionShape { heads, kv_heads, head_dim, scale, window, cap: None }
+}
+
+fn capped(shape: AttentionShape, cap: f32) -> AttentionShape {
+    AttentionShape { cap: Some(cap), ..shape }
 }
 
 /// Spans of these lengths with a gap of one row after the first.
@@ -52,6 +57,8 @@ fn cases() -> Vec<Case> {
         case(shape(4, 1, 17, Some(64)), &[200]),
         case(shape(2, 1, 16, Some(70)), &[3, 290]),
         case(shape(1, 1, 32, None), &[600]),
+        case(capped(shape(4, 2, 24, None), 1.5), &[65, 3, 129]),
+        case(capped(shape(2, 1, 16, Some(70)), 0.5), &[3, 190]),
     ]
 }
 
@@ -89,7 +96,8 @@ fn plain(c: &Case, x: &[Vec<f64>; 3]) -> (Vec<f64>, Vec<f64>) {
                     .iter()
                     .map(|&j| {
                         let dot: f64 = (0..hd).map(|d| q[at + d] * k[key(j) + d]).sum();
-                        (dot * f64::from(s.scale)).exp()
+                        let score = dot * f64::from(s.scale);
+                        s.cap.map_or(score, |c| f64::from(c) * (score / f64::from(c)).tanh()).exp()
                     })
                     .collect();
                 let sum: f64 = weights.iter().sum();

@@ -1,0 +1,119 @@
+//! GGUF files, one or the parts of one, mapped into memory.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use super::places::Layout;
+use super::{Tensors, WeightsError};
+use crate::directory::ModelError;
+use crate::gguf::{Contents, GgufError, TensorInfo};
+
+/// The file with the metadata, and those with the rest of the tensors.
+pub struct GgufFiles {
+    files: Vec<(PathBuf, store::Map, Contents)>,
+    /// Which file has a tensor.
+    places: HashMap<String, usize>,
+}
+
+/// Most parts of a model.
+const PARTS: u64 = 1024;
+
+impl GgufFiles {
+    /// Opens a file, and if it is the first part of several (`NAME-00001-of-00003.gguf`) the others.
+    ///
+    /// # Errors
+    /// A part that is missing or broken, or another than the first.
+    pub fn open(path: &Path) -> Result<GgufFiles, ModelError> {
+        let mut all = GgufFiles { files: Vec::new(), places: HashMap::new() };
+        all.add(path)?;
+        let number = |key: &str| all.contents().metadata.get(key).and_then(|v| v.as_u64());
+        let (parts, this) = (number("split.count").unwrap_or(1), number("split.no").unwrap_or(0));
+        let wrong =
+            |what: String| Err(ModelError::Gguf(path.to_path_buf(), GgufError { at: 0, what }));
+        if parts > PARTS {
+            return wrong(format!("split.count is {parts}; at most {PARTS} parts are read"));
+        }
+        if parts > 1 {
+            let ending = |part: u64| format!("-{part:05}-of-{parts:05}.gguf");
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            let Some(stem) = name.strip_suffix(&ending(1)).filter(|_| this == 0) else {
+                return wrong(format!(
+                    "it is part {} of {parts}: give the first, named like MODEL{}",
+                    this + 1,
+                    ending(1)
+                ));
+            };
+            for part in 2..=parts {
+                all.add(&path.with_file_name(format!("{stem}{}", ending(part))))?;
+            }
+        }
+        Ok(all)
+    }
+
+    fn add(&mut self, path: &Path) -> Result<(), ModelError> {
+        let map = store::Map::open(path)?;
+        let contents = Contents::read(&map).map_err(|e| ModelError::Gguf(path.to_path_buf(), e))?;
+        for name in contents.tensors.keys() {
+            if self.places.insert(name.clone(), self.files.len()).is_some() {
+                let twice = WeightsError::Twice(name.clone());
+                return Err(ModelError::Weights(path.to_path_buf(), twice));
+            }
+        }
+        self.files.push((path.to_path_buf(), map, contents));
+        Ok(())
+    }
+
+    /// What stands in the first file, and its bytes.
+    pub fn contents(&self) -> &Contents {
+        &self.files[0].2
+    }
+
+    /// The bytes of the first file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.files[0].1
+    }
+
+    /// Bytes of all files.
+    pub fn len(&self) -> u64 {
+        self.files.iter().map(|(_, map, _)| map.len() as u64).sum()
+    }
+
+    /// Whether they hold nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The tensors of all files.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
+        self.files.iter().flat_map(|(_, _, c)| c.tensors.iter().map(|(n, info)| (&n[..], info)))
+    }
+
+    fn tensor(&self, name: &str) -> Option<(&TensorInfo, &[u8])> {
+        let (_, map, contents) = self.files.get(*self.places.get(name)?)?;
+        let info = contents.tensors.get(name)?;
+        Some((info, &map[info.bytes.clone()]))
+    }
+}
+
+impl Tensors for GgufFiles {
+    const LAYOUT: Layout = Layout::Gguf;
+
+    fn names(&self) -> Vec<&str> {
+        self.places.keys().map(|name| &name[..]).collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensor(name).map(|(info, _)| &info.shape[..])
+    }
+
+    fn rows(&self, name: &str, rows: Range<usize>, len: usize) -> Result<Vec<f32>, WeightsError> {
+        let (info, bytes) =
+            self.tensor(name).ok_or_else(|| WeightsError::Missing(name.to_string()))?;
+        // A row is whole blocks: that was checked when the file was read.
+        let row = len / info.kind.elements() * info.kind.bytes();
+        let mut data = vec![0.0; rows.len() * len];
+        info.kind.widen(&bytes[rows.start * row..rows.end * row], &mut data);
+        Ok(data)
+    }
+}
