@@ -1,33 +1,48 @@
-//! Byte-level BPE: training, text → ids, ids → text, and `tokenizer.json` as Hugging Face's
-//! `tokenizers` reads and writes it.
+//! Tokenizers: text → ids, ids → text, training, and the files of the ecosystem: `tokenizer.json`
+//! as Hugging Face's `tokenizers` reads and writes it, and the metadata of GGUF.
 //!
-//! Text is normalised (NFC), cut into pieces by a pre-tokenizer ([`pretokenize`]), and the bytes of
-//! each piece are merged by rank ([`bpe`]). The ids equal those of `tokenizers` on the same file, but
-//! for accents that came to Unicode in the last years: its tables for NFC are older.
+//! Text is normalised ([`normalize`]), cut into pieces ([`pretokenize`], [`splits`] or [`words`]), and
+//! each piece becomes ids by merges ([`bpe`]) or by likelihood ([`unigram`]). Models start with bytes
+//! (byte-level BPE: GPT-2, Llama 3, Qwen …) or with characters and `▁` for a space (SentencePiece:
+//! Llama 2, Mistral, Gemma, T5 …). The ids equal those of `tokenizers` on the same file, but for
+//! characters that came to Unicode in the last years: its tables are older.
 
 mod added;
 mod bpe;
+mod build;
 mod bytes;
 mod cache;
 mod count;
+mod gguf;
 mod json;
+mod model;
+mod normalize;
+mod pipeline;
 pub mod pretokenize;
+mod splits;
 mod stream;
+mod tokens;
 mod train;
+mod unigram;
+mod words;
 
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
 use compute::Pool;
-use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 use added::{Added, Segment};
-use bpe::Merges;
 use cache::Scratch;
+use model::Model;
+use normalize::Normalizer;
 use pretokenize::PreTokenizer;
+use splits::Splits;
 pub use stream::DecodeStream;
+use tokens::Tokens;
 pub use train::{Progress, TrainOptions};
+use words::{Prefix, Words};
+
+use crate::gguf::Contents;
 
 /// What can be wrong with a tokenizer.
 #[derive(Debug, thiserror::Error)]
@@ -39,11 +54,14 @@ pub enum TokenizerError {
     #[error("not a tokenizer.json: {0}")]
     Json(#[from] serde_json::Error),
     /// A valid file that asks for what is not implemented here.
-    #[error("this tokenizer.json needs what is not supported: {0}")]
+    #[error("this tokenizer needs what is not supported: {0}")]
     Unsupported(String),
     /// Contradictory contents.
-    #[error("broken tokenizer.json: {0}")]
+    #[error("broken tokenizer: {0}")]
     Invalid(String),
+    /// Metadata of a GGUF file that is missing or of another type.
+    #[error(transparent)]
+    Gguf(#[from] crate::gguf::GgufError),
     /// Training cannot do what was asked.
     #[error("cannot train a tokenizer: {0}")]
     Train(String),
@@ -51,20 +69,52 @@ pub enum TokenizerError {
 
 /// A tokenizer. Ids are `0..vocab_size()`; every id has its bytes.
 pub struct Tokenizer {
-    pre_tokenizer: PreTokenizer,
-    /// Pairs in order of rank, and what they become.
-    merge_list: Vec<(u32, u32)>,
-    merges: Merges,
-    /// Byte → id.
-    byte_ids: [u32; 256],
-    /// The bytes of token `i` are `text[ends[i - 1]..ends[i]]`.
-    text: Vec<u8>,
-    ends: Vec<usize>,
-    /// Tokens of the model; ids from here on are added tokens only.
-    model_tokens: usize,
+    normalizer: Normalizer,
+    cut: Cut,
+    model: Model,
+    tokens: Tokens,
     added: Added,
+    roles: Roles,
+    /// Whether a space at the start of what is decoded is left out.
+    strip: bool,
     /// Caches and buffers that are not in use.
     scratch: Mutex<Vec<Scratch>>,
+}
+
+/// How text is cut into pieces.
+#[derive(Clone, Debug)]
+enum Cut {
+    /// By one known expression.
+    Scan(PreTokenizer),
+    /// By several in turn, or by one that is not known.
+    Splits(Splits),
+    /// At spaces.
+    Words(Words, Prefix),
+}
+
+/// The tokens that have a part to play, as far as the file tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Roles {
+    /// Begins a text.
+    pub bos: Option<u32>,
+    /// Ends a text.
+    pub eos: Option<u32>,
+    /// Ends a turn of a conversation.
+    pub eot: Option<u32>,
+    /// Stands for what has no token.
+    pub unknown: Option<u32>,
+    /// Whether [`Roles::bos`] goes before text that no template made.
+    pub add_bos: bool,
+    /// Whether [`Roles::eos`] goes after it.
+    pub add_eos: bool,
+}
+
+impl Roles {
+    /// The tokens with which a model says that it is done.
+    pub fn ends(&self) -> impl Iterator<Item = u32> {
+        let eot = self.eot.filter(|_| self.eot != self.eos);
+        self.eos.into_iter().chain(eot)
+    }
 }
 
 impl Tokenizer {
@@ -104,68 +154,31 @@ impl Tokenizer {
         json::read(json)
     }
 
-    /// The text of `tokenizer.json`, byte for byte as `tokenizers` would write it.
-    pub fn to_json(&self) -> String {
-        json::write(self)
+    /// The tokenizer of a GGUF file: the keys `tokenizer.ggml.*`. `bytes` is the whole file.
+    ///
+    /// # Errors
+    /// Keys that are missing, a kind of tokenizer or a pre-tokenizer that is not known here, and
+    /// what contradicts itself.
+    pub fn from_gguf(contents: &Contents, bytes: &[u8]) -> Result<Tokenizer, TokenizerError> {
+        gguf::read(contents, bytes)
     }
 
-    /// A tokenizer of checked parts: `model` the bytes of the model's tokens by id, which contain
-    /// all single bytes; `merges` left, right, result; `added` sorted by id.
-    fn new(
-        pre_tokenizer: PreTokenizer,
-        model: &[Vec<u8>],
-        merges: &[(u32, u32, u32)],
-        added: Added,
-    ) -> Tokenizer {
-        let mut byte_ids = [0; 256];
-        let (mut text, mut ends) = (vec![], vec![]);
-        for (id, bytes) in model.iter().enumerate() {
-            if let &[byte] = &bytes[..] {
-                byte_ids[byte as usize] = id as u32;
-            }
-            text.extend(bytes);
-            ends.push(text.len());
-        }
-        for token in added.tokens.iter().filter(|token| token.id as usize >= model.len()) {
-            text.extend(token.content.as_bytes());
-            ends.push(text.len());
-        }
-        let mut ranks = Merges::default();
-        for &(left, right, made) in merges {
-            ranks.push(left, right, made);
-        }
-        Tokenizer {
-            pre_tokenizer,
-            merge_list: merges.iter().map(|&(left, right, _)| (left, right)).collect(),
-            merges: ranks,
-            byte_ids,
-            text,
-            ends,
-            model_tokens: model.len(),
-            added,
-            scratch: Mutex::default(),
-        }
+    /// The text of a `tokenizer.json` that `tokenizers` reads. Of those that are trained here, and of
+    /// those with the same parts, byte for byte as it would write it.
+    pub fn to_json(&self) -> String {
+        json::write(self)
     }
 
     /// The ids of a text, in which nothing is control: what looks like a special token is cut into
     /// ordinary ones.
     pub fn encode(&self, text: &str) -> Vec<u32> {
-        let mut ids = vec![];
-        self.with_scratch(|scratch| self.encode_plain(text, scratch, &mut ids));
-        ids
+        self.encode_as(text, false)
     }
 
     /// The ids of a rendered template, in which the added tokens are recognised wherever they
     /// stand. Never for text from outside.
     pub fn encode_with_special(&self, text: &str) -> Vec<u32> {
-        let mut ids = vec![];
-        self.with_scratch(|scratch| {
-            self.added.split(text, normalize, |segment| match segment {
-                Segment::Token(id) => ids.push(id),
-                Segment::Text(text) => self.encode_normalized(text, scratch, &mut ids),
-            })
-        });
-        ids
+        self.encode_as(text, true)
     }
 
     /// [`Tokenizer::encode`] of many texts, on the pool's threads.
@@ -177,16 +190,55 @@ impl Tokenizer {
         results.into_iter().map(|result| result.into_inner().unwrap_or_default()).collect()
     }
 
-    fn encode_plain(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        self.encode_normalized(&normalize(text), scratch, ids)
+    fn encode_as(&self, text: &str, control: bool) -> Vec<u32> {
+        let mut ids = vec![];
+        let mut start = true;
+        self.with_scratch(|scratch| {
+            let each = |segment: Segment<'_>| {
+                match segment {
+                    Segment::Token(id) => ids.push(id),
+                    Segment::Text(text) => self.encode_normalized(text, start, scratch, &mut ids),
+                }
+                start = false;
+            };
+            self.added.split(text, control, |text| self.normalizer.apply(text), each);
+        });
+        ids
     }
 
-    fn encode_normalized(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+    /// The ids of normalised text; `first` at the start of all.
+    fn encode_normalized(
+        &self,
+        text: &str,
+        first: bool,
+        scratch: &mut Scratch,
+        ids: &mut Vec<u32>,
+    ) {
         let mut start = 0;
-        while start < text.len() {
-            let end = self.pre_tokenizer.piece_end(text, start);
-            scratch.encode(self, text.as_bytes(), start, end, ids);
-            start = end;
+        match &self.cut {
+            Cut::Scan(pre_tokenizer) => {
+                while start < text.len() {
+                    let end = pre_tokenizer.piece_end(text, start);
+                    scratch.encode(self, text, start, end, ids);
+                    start = end;
+                }
+            }
+            Cut::Splits(splits) => splits.pieces(text, &mut |piece| {
+                scratch.encode(self, piece, 0, piece.len(), ids);
+            }),
+            Cut::Words(words, prefix) => {
+                let wanted = *prefix == Prefix::Always || (*prefix == Prefix::First && first);
+                if wanted && !text.is_empty() && !text.starts_with(' ') {
+                    start = words.piece_end(text, 0);
+                    let piece = format!(" {}", &text[..start]);
+                    scratch.encode(self, &piece, 0, piece.len(), ids);
+                }
+                while start < text.len() {
+                    let end = words.piece_end(text, start);
+                    scratch.encode(self, text, start, end, ids);
+                    start = end;
+                }
+            }
         }
     }
 
@@ -207,50 +259,55 @@ impl Tokenizer {
 
     /// The bytes of ids, which need not be UTF-8.
     pub fn decode_bytes(&self, ids: &[u32]) -> Vec<u8> {
-        ids.iter().filter_map(|&id| self.token_bytes(id)).flatten().copied().collect()
+        let bytes: Vec<u8> =
+            ids.iter().filter_map(|&id| self.token_bytes(id)).flatten().copied().collect();
+        match self.without_prefix(&bytes) {
+            rest if rest.len() < bytes.len() => rest.to_vec(),
+            _ => bytes,
+        }
+    }
+
+    /// The first bytes, without the space that was put before the text.
+    fn without_prefix<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        bytes.strip_prefix(b" ").filter(|_| self.strip).unwrap_or(bytes)
     }
 
     /// The bytes of one token; `None` beyond the vocabulary.
     pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
-        let id = id as usize;
-        let end = *self.ends.get(id)?;
-        let start = if id == 0 { 0 } else { self.ends[id - 1] };
-        Some(&self.text[start..end])
+        self.tokens.get(id)
     }
 
-    /// The id of an added token by its text, such as `<|im_end|>`.
+    /// The id of a control token by its text, such as `<|im_end|>`.
     pub fn special_id(&self, name: &str) -> Option<u32> {
-        self.added.tokens.iter().find(|token| token.content == name).map(|token| token.id)
+        self.special_tokens().find(|(_, content)| *content == name).map(|(id, _)| id)
     }
 
-    /// Whether an id is an added token: one that [`Tokenizer::encode`] never gives.
+    /// Whether an id is a control token: one that [`Tokenizer::encode`] never gives (but for
+    /// [`Roles::unknown`], which stands for what it cannot say).
     pub fn is_special(&self, id: u32) -> bool {
-        self.added.has(id)
+        self.added.get(id).is_some_and(|token| !token.text)
     }
 
-    /// The texts of the added tokens, by id.
+    /// The texts of the control tokens, by id. Added tokens that are just a way to write text, such
+    /// as Gemma's runs of newlines, are not among them.
     pub fn special_tokens(&self) -> impl Iterator<Item = (u32, &str)> {
-        self.added.tokens.iter().map(|token| (token.id, token.content.as_str()))
+        let control = self.added.tokens.iter().filter(|token| !token.text);
+        control.map(|token| (token.id, token.content.as_str()))
+    }
+
+    /// The tokens that begin and end texts, as far as the file tells.
+    pub fn roles(&self) -> &Roles {
+        &self.roles
     }
 
     /// Number of tokens, the added ones included.
     pub fn vocab_size(&self) -> usize {
-        self.ends.len()
+        self.tokens.len()
     }
 }
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tokenizer({:?}, {} tokens)", self.pre_tokenizer, self.vocab_size())
-    }
-}
-
-/// Unicode's canonical composition (NFC).
-fn normalize(text: &str) -> Cow<'_, str> {
-    // Below U+0300, of which 0xcc is the first byte, every text is composed.
-    if text.bytes().all(|byte| byte < 0xcc) || is_nfc_quick(text.chars()) == IsNormalized::Yes {
-        Cow::Borrowed(text)
-    } else {
-        Cow::Owned(text.nfc().collect())
+        write!(f, "Tokenizer({:?}, {} tokens)", self.cut, self.vocab_size())
     }
 }

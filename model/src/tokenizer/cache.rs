@@ -1,7 +1,7 @@
 //! What a thread keeps while it encodes: buffers, and the tokens of the pieces it met.
 
 use super::Tokenizer;
-use super::bpe::Work;
+use super::model::Buffers;
 
 /// Slots of the cache. Text's words follow Zipf's law: a few thousand are nearly all of it.
 const SLOTS: usize = 1 << 15;
@@ -21,12 +21,16 @@ struct Slot {
 pub(super) struct Scratch {
     slots: Vec<Slot>,
     symbols: Vec<u32>,
-    work: Work,
+    buffers: Buffers,
 }
 
 impl Default for Scratch {
     fn default() -> Scratch {
-        Scratch { slots: vec![Slot::default(); SLOTS], symbols: vec![], work: Work::default() }
+        Scratch {
+            slots: vec![Slot::default(); SLOTS],
+            symbols: vec![],
+            buffers: Buffers::default(),
+        }
     }
 }
 
@@ -63,12 +67,12 @@ impl Scratch {
     pub(super) fn encode(
         &mut self,
         tokenizer: &Tokenizer,
-        text: &[u8],
+        text: &str,
         start: usize,
         end: usize,
         ids: &mut Vec<u32>,
     ) {
-        let piece = packed(text, start, end);
+        let piece = packed(text.as_bytes(), start, end);
         if let Some(piece) = piece {
             let slot = &self.slots[hash(piece) as usize % SLOTS];
             if slot.piece == piece {
@@ -79,27 +83,26 @@ impl Scratch {
                 return;
             }
         }
-        self.merge(tokenizer, &text[start..end], piece, ids);
+        self.encode_new(tokenizer, &text[start..end], piece, ids);
     }
 
     #[inline(never)]
-    fn merge(
+    fn encode_new(
         &mut self,
         tokenizer: &Tokenizer,
-        bytes: &[u8],
+        text: &str,
         piece: Option<u128>,
         ids: &mut Vec<u32>,
     ) {
-        self.symbols.clear();
-        self.symbols.extend(bytes.iter().map(|&byte| tokenizer.byte_ids[byte as usize]));
-        tokenizer.merges.apply(&mut self.symbols, &mut self.work);
-        ids.extend_from_slice(&self.symbols);
+        let Scratch { symbols, buffers, .. } = self;
+        tokenizer.model.encode(&tokenizer.tokens, text, buffers, symbols);
+        ids.extend_from_slice(symbols);
         if let Some(piece) = piece
-            && self.symbols.len() <= TOKENS
+            && symbols.len() <= TOKENS
         {
             let mut tokens = [0; TOKENS];
-            tokens[..self.symbols.len()].copy_from_slice(&self.symbols);
-            let len = self.symbols.len() as u32;
+            tokens[..symbols.len()].copy_from_slice(symbols);
+            let len = symbols.len() as u32;
             self.slots[hash(piece) as usize % SLOTS] = Slot { piece, tokens, len };
         }
     }

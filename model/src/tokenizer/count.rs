@@ -6,9 +6,10 @@ use std::sync::{Mutex, PoisonError};
 
 use foldhash::fast::RandomState;
 
+use super::Progress;
 use super::cache::packed;
+use super::normalize::nfc;
 use super::pretokenize::PreTokenizer;
-use super::{Progress, normalize};
 
 /// Texts go to the counting threads in bundles of about this many bytes.
 const BUNDLE: usize = 1 << 20;
@@ -23,7 +24,7 @@ pub(super) struct Counts {
 
 impl Counts {
     fn add_text(&mut self, pre_tokenizer: PreTokenizer, text: &str) {
-        let text = normalize(text);
+        let text = nfc(text);
         let mut start = 0;
         while start < text.len() {
             let end = pre_tokenizer.piece_end(&text, start);

@@ -1,373 +1,298 @@
-//! `tokenizer.json`, in the layout of Qwen2 and Qwen3.
+//! `tokenizer.json`, the file of Hugging Face's `tokenizers`.
 
+mod layout;
+
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fmt;
-
-use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde::ser::{Serialize, SerializeMap, Serializer};
-use serde_json::{Value, json};
 
 use super::added::{Added, AddedToken};
-use super::pretokenize::PreTokenizer;
-use super::{Tokenizer, TokenizerError, bytes, normalize};
+use super::build::{self, Entry, Kind, Unknown};
+use super::model::{Model, Symbols};
+use super::normalize::SPACE;
+use super::{Cut, Tokenizer, TokenizerError, bytes, pipeline};
+pub(super) use layout::halves;
+use layout::{AnyModel, BpeModel, File, FileToken, Merge, Text, UnigramModel, Vocab, WrittenModel};
 
-/// As in the file; the parts that come in kinds stay values until [`read`] looks at them.
-#[derive(serde::Serialize, serde::Deserialize)]
-struct File {
-    version: String,
-    #[serde(default)]
-    truncation: Value,
-    #[serde(default)]
-    padding: Value,
-    #[serde(default)]
-    added_tokens: Vec<FileToken>,
-    #[serde(default)]
-    normalizer: Value,
-    #[serde(default)]
-    pre_tokenizer: Value,
-    #[serde(default)]
-    post_processor: Value,
-    #[serde(default)]
-    decoder: Value,
-    model: Model,
+fn invalid<T>(what: String) -> Result<T, TokenizerError> {
+    Err(TokenizerError::Invalid(what))
 }
 
-#[derive(serde::Serialize, serde::Deserialize)]
-struct FileToken {
-    id: u32,
-    content: String,
-    single_word: bool,
-    lstrip: bool,
-    rstrip: bool,
-    normalized: bool,
-    special: bool,
-}
-
-#[derive(serde::Serialize, serde::Deserialize)]
-struct Model {
-    r#type: Option<String>,
-    dropout: Option<f32>,
-    unk_token: Option<String>,
-    continuing_subword_prefix: Option<String>,
-    end_of_word_suffix: Option<String>,
-    #[serde(default)]
-    fuse_unk: bool,
-    #[serde(default)]
-    byte_fallback: bool,
-    #[serde(default)]
-    ignore_merges: bool,
-    vocab: Vocab,
-    merges: Vec<Merge>,
-}
-
-/// Token and id, in the file's order, double ones included.
-struct Vocab(Vec<(String, u32)>);
-
-impl Serialize for Vocab {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (token, id) in &self.0 {
-            map.serialize_entry(token, id)?;
-        }
-        map.end()
-    }
-}
-
-impl<'de> Deserialize<'de> for Vocab {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Vocab, D::Error> {
-        struct Entries;
-        impl<'de> Visitor<'de> for Entries {
-            type Value = Vocab;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of token to id")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vocab, A::Error> {
-                let mut entries = vec![];
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(Vocab(entries))
-            }
-        }
-        deserializer.deserialize_map(Entries)
-    }
-}
-
-/// Left and right: `["a", "b"]`, or `"a b"` as older files have it.
-struct Merge(String, String);
-
-impl Serialize for Merge {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        [&self.0, &self.1].serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Merge {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Merge, D::Error> {
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
-            type Value = Merge;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a merge, [\"left\", \"right\"] or \"left right\"")
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Merge, E> {
-                match text.split_once(' ') {
-                    Some((left, right)) if !right.contains(' ') => {
-                        Ok(Merge(left.into(), right.into()))
-                    }
-                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
-                }
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Merge, A::Error> {
-                let wrong = |n| de::Error::invalid_length(n, &"two tokens");
-                let left = seq.next_element()?.ok_or_else(|| wrong(0))?;
-                let right = seq.next_element()?.ok_or_else(|| wrong(1))?;
-                match seq.next_element::<de::IgnoredAny>()? {
-                    None => Ok(Merge(left, right)),
-                    Some(_) => Err(wrong(3)),
-                }
-            }
-        }
-        deserializer.deserialize_any(Either)
-    }
-}
-
-fn byte_level() -> Value {
-    json!({
-        "type": "ByteLevel",
-        "add_prefix_space": false,
-        "trim_offsets": false,
-        "use_regex": false,
-    })
-}
-
-pub(super) fn write(tokenizer: &Tokenizer) -> String {
-    let added = &tokenizer.added.tokens;
-    let text = |id: u32| {
-        let bytes = tokenizer.token_bytes(id).unwrap_or_default();
-        match added.binary_search_by_key(&id, |token| token.id) {
-            Ok(at) => added[at].content.clone(),
-            Err(_) => bytes::to_text(bytes),
-        }
-    };
-    let file = File {
-        version: "1.0".into(),
-        truncation: Value::Null,
-        padding: Value::Null,
-        added_tokens: added
-            .iter()
-            .map(|token| FileToken {
-                id: token.id,
-                content: token.content.clone(),
-                single_word: false,
-                lstrip: false,
-                rstrip: false,
-                normalized: token.normalized,
-                special: token.special,
-            })
-            .collect(),
-        normalizer: json!({"type": "NFC"}),
-        pre_tokenizer: json!({
-            "type": "Sequence",
-            "pretokenizers": [
-                {
-                    "type": "Split",
-                    "pattern": {"Regex": tokenizer.pre_tokenizer.pattern()},
-                    "behavior": "Isolated",
-                    "invert": false,
-                },
-                byte_level(),
-            ],
-        }),
-        post_processor: byte_level(),
-        decoder: byte_level(),
-        model: Model {
-            r#type: Some("BPE".into()),
-            dropout: None,
-            unk_token: None,
-            continuing_subword_prefix: Some(String::new()),
-            end_of_word_suffix: Some(String::new()),
-            fuse_unk: false,
-            byte_fallback: false,
-            ignore_merges: false,
-            vocab: Vocab((0..tokenizer.model_tokens as u32).map(|id| (text(id), id)).collect()),
-            merges: tokenizer.merge_list.iter().map(|&(l, r)| Merge(text(l), text(r))).collect(),
-        },
-    };
-    // Strings and numbers always serialise.
-    serde_json::to_string_pretty(&file).unwrap_or_default()
+fn unsupported<T>(what: String) -> Result<T, TokenizerError> {
+    Err(TokenizerError::Unsupported(what))
 }
 
 pub(super) fn read(text: &str) -> Result<Tokenizer, TokenizerError> {
-    let file: File = serde_json::from_str(text)?;
-    let pre_tokenizer = check_kind(&file)?;
-    let invalid = |what: String| Err(TokenizerError::Invalid(what));
-
-    let model_tokens = file.model.vocab.0.len();
-    let mut ids: HashMap<&str, u32> = HashMap::with_capacity(model_tokens);
-    for (token, id) in &file.model.vocab.0 {
-        if ids.insert(token, *id).is_some() {
-            return invalid(format!("token {token:?} is there twice in the vocabulary"));
+    let mut file: File<AnyModel<'_>> = serde_json::from_str(text)?;
+    check(&file)?;
+    let byte_level = pipeline::is_byte_level(&file.pre_tokenizer);
+    let vocabulary = std::mem::replace(&mut file.model.vocab, Vocab::Ids(vec![]));
+    let scored = matches!(vocabulary, Vocab::Scores(_));
+    let (mut entries, added) = entries(vocabulary, &file.added_tokens, byte_level)?;
+    let model = &file.model;
+    for entry in entries.iter_mut().filter(|entry| entry.kind == Kind::Normal) {
+        if let Some(byte) = build::byte_of(&entry.text)
+            && model.byte_fallback
+        {
+            entry.kind = Kind::Byte(byte);
         }
     }
-    let mut texts: Vec<Option<&str>> = vec![None; model_tokens];
-    for (token, id) in &file.model.vocab.0 {
-        match texts.get_mut(*id as usize) {
-            None => {
-                return invalid(format!(
-                    "token {token:?} has id {id}, but the vocabulary has {model_tokens} tokens and \
-                     ids must have no gaps"
-                ));
-            }
-            Some(Some(other)) => {
-                return invalid(format!("tokens {token:?} and {other:?} share id {id}"));
-            }
-            Some(free) => *free = Some(token),
-        }
+    let ids = build::ids(&entries)?;
+    let token = match &model.unk_token {
+        None => model.unk_id,
+        Some(name) => match ids.get(name.as_str()) {
+            Some(&id) => Some(id),
+            None => return invalid(format!("the unknown token {name:?} is not in the vocabulary")),
+        },
+    };
+    if token.is_some_and(|id| id as usize >= entries.len()) {
+        return invalid(format!("the unknown token {token:?} is beyond the vocabulary"));
     }
+    let unknown = Unknown { token, fuse: model.fuse_unk, bytes: model.byte_fallback };
+    let merges = match scored {
+        true => vec![],
+        false => {
+            let pairs = model.merges.iter().map(|Merge(left, right)| (&*left.0, &*right.0));
+            build::merges(&entries, &ids, pairs)?
+        }
+    };
+    drop(ids);
 
-    let added = added_tokens(&file, &ids)?;
-    let mut model = Vec::with_capacity(model_tokens);
-    let mut bytes_seen = [false; 256];
-    for (id, text) in texts.iter().enumerate() {
-        let text = text.unwrap_or_default();
-        let literal = added.has(id as u32);
-        let bytes = if literal { Some(text.into()) } else { bytes::from_text(text) };
-        let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) else {
-            return invalid(format!("token {text:?} (id {id}) is not in the byte-level alphabet"));
+    let mut normalizer = pipeline::normalizer(&file.normalizer)?;
+    let (tokens, model, cut, strip) = if byte_level {
+        pipeline::check_byte_decoder(&file.decoder)?;
+        let cut = pipeline::splits(&file.pre_tokenizer)?;
+        let (tokens, model) = build::byte_level(&entries, merges, model.ignore_merges)?;
+        (tokens, model, cut, false)
+    } else {
+        let strip = pipeline::strips(&file.decoder)?;
+        let (tokens, model, words) = match scored {
+            true => build::unigram(&entries, unknown)?,
+            false => build::sentence_piece(&entries, merges, unknown)?,
         };
-        if let (&[byte], false) = (&bytes[..], literal) {
-            bytes_seen[byte as usize] = true;
-        }
-        model.push(bytes);
+        let cut = pipeline::words(&file.pre_tokenizer, &mut normalizer, words)?;
+        (tokens, model, cut, strip)
+    };
+    let mut roles = pipeline::roles(&file.post_processor)?;
+    roles.unknown = token;
+    if [roles.bos, roles.eos].into_iter().flatten().any(|id| id as usize >= tokens.len()) {
+        return invalid("the post-processor adds tokens beyond the vocabulary".into());
     }
-    if let Some(byte) = bytes_seen.iter().position(|seen| !seen) {
-        return invalid(format!("the vocabulary lacks the byte 0x{byte:02x}"));
-    }
-
-    let mut merges = Vec::with_capacity(file.model.merges.len());
-    for Merge(left, right) in &file.model.merges {
-        let made = format!("{left}{right}");
-        let id = |token: &str| {
-            ids.get(token).copied().ok_or_else(|| {
-                TokenizerError::Invalid(format!(
-                    "the merge of {left:?} and {right:?} needs the token {token:?}, which is not \
-                     in the vocabulary"
-                ))
-            })
-        };
-        let made = id(&made)?;
-        if added.has(made) {
-            return Err(TokenizerError::Unsupported(format!(
-                "added token {:?} that text can merge into",
-                texts[made as usize].unwrap_or_default()
-            )));
-        }
-        merges.push((id(left)?, id(right)?, made));
-    }
-    Ok(Tokenizer::new(pre_tokenizer, &model, &merges, added))
-}
-
-/// The added tokens, whose ids go on where the model's end, or are the model's for the same text.
-fn added_tokens(file: &File, ids: &HashMap<&str, u32>) -> Result<Added, TokenizerError> {
-    let invalid = |what: String| Err(TokenizerError::Invalid(what));
-    let mut tokens = vec![];
-    let mut names = HashMap::new();
-    for token in &file.added_tokens {
-        let FileToken { id, content, .. } = token;
-        if token.single_word || token.lstrip || token.rstrip {
-            return Err(TokenizerError::Unsupported(format!(
-                "added token {content:?} with single_word, lstrip or rstrip"
-            )));
-        }
-        if content.is_empty() {
-            return invalid(format!("added token {id} is empty"));
-        }
-        if names.insert(content.as_str(), ()).is_some() {
-            return invalid(format!("added token {content:?} is there twice"));
-        }
-        match ids.get(content.as_str()) {
-            Some(known) if known != id => {
-                return invalid(format!(
-                    "added token {content:?} has id {id}, but {known} in the vocabulary"
-                ));
-            }
-            None if (*id as usize) < ids.len() => {
-                return invalid(format!("added token {content:?} has id {id} of another token"));
-            }
-            _ => {}
-        }
-        tokens.push(AddedToken {
-            id: *id,
-            content: content.clone(),
-            normalized: token.normalized,
-            special: token.special,
-        });
-    }
-    tokens.sort_by_key(|token| token.id);
-    let beyond = tokens.iter().filter(|token| token.id as usize >= ids.len());
-    for (expected, token) in (ids.len()..).zip(beyond) {
-        if token.id as usize != expected {
-            return invalid(format!(
-                "added token {:?} has id {}, expected {expected}: ids must have no gaps and none twice",
-                token.content, token.id
-            ));
-        }
-    }
-    Added::new(tokens, normalize)
+    let added = Added::new(added, |text| normalizer.apply(text))?;
+    let scratch = Default::default();
+    Ok(Tokenizer { normalizer, cut, model, tokens, added, roles, strip, scratch })
 }
 
 /// Whether all parts are of the kinds known here.
-fn check_kind(file: &File) -> Result<PreTokenizer, TokenizerError> {
-    let unsupported = |what: String| Err(TokenizerError::Unsupported(what));
-    let is = |value: &Value, kind: &str| value["type"] == kind;
+fn check(file: &File<AnyModel<'_>>) -> Result<(), TokenizerError> {
     let model = &file.model;
     let empty = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
-    if model.r#type.as_deref().is_some_and(|kind| kind != "BPE") {
-        return unsupported(format!("model type {:?}, not BPE", model.r#type));
+    let byte_level = pipeline::is_byte_level(&file.pre_tokenizer);
+    match (model.r#type.as_deref(), &model.vocab) {
+        (None | Some("BPE"), Vocab::Ids(_)) => {}
+        (None | Some("Unigram"), Vocab::Scores(_)) if !byte_level => {}
+        (kind, _) => return unsupported(format!("model type {kind:?} with such a vocabulary")),
     }
     if model.dropout.is_some_and(|p| p != 0.0)
-        || model.unk_token.is_some()
-        || model.byte_fallback
-        || model.ignore_merges
         || !empty(&model.continuing_subword_prefix)
         || !empty(&model.end_of_word_suffix)
     {
-        return unsupported(
-            "BPE with dropout, unk_token, byte_fallback, ignore_merges, prefix or suffix".into(),
-        );
+        return unsupported("BPE with dropout, prefix or suffix".into());
+    }
+    if byte_level && (model.unk_token.is_some() || model.byte_fallback) {
+        return unsupported("byte-level BPE with unk_token or byte_fallback".into());
+    }
+    if !byte_level && model.ignore_merges {
+        return unsupported("ignore_merges without bytes".into());
     }
     for (name, value) in [("truncation", &file.truncation), ("padding", &file.padding)] {
         if !value.is_null() {
             return unsupported(format!("{name} set in the file"));
         }
     }
-    if !is(&file.normalizer, "NFC") {
-        return unsupported(format!("normalizer {}, not NFC", file.normalizer));
-    }
-    if !is(&file.decoder, "ByteLevel") {
-        return unsupported(format!("decoder {}, not ByteLevel", file.decoder));
-    }
-    if !file.post_processor.is_null() && !is(&file.post_processor, "ByteLevel") {
-        return unsupported(format!("post-processor {}, not ByteLevel", file.post_processor));
-    }
-    let parts = file.pre_tokenizer["pretokenizers"].as_array();
-    let known = match parts.map(Vec::as_slice) {
-        Some([split, level])
-            if is(&file.pre_tokenizer, "Sequence")
-                && is(split, "Split")
-                && split["behavior"] == "Isolated"
-                && split["invert"] == false
-                && is(level, "ByteLevel")
-                && level["add_prefix_space"] == false
-                && level["use_regex"] == false =>
-        {
-            split["pattern"]["Regex"].as_str().and_then(PreTokenizer::from_pattern)
+    Ok(())
+}
+
+/// All tokens by id, and the added ones, whose ids go on where the model's end, fill its gaps, or
+/// are the model's for the same text.
+fn entries<'a>(
+    vocabulary: Vocab<'a>,
+    added: &[FileToken],
+    byte_level: bool,
+) -> Result<(Vec<Entry<'a>>, Vec<AddedToken>), TokenizerError> {
+    let list: Vec<(Cow<'a, str>, u32, f64)> = match vocabulary {
+        Vocab::Ids(list) => list.into_iter().map(|(text, id)| (text.0, id, 0.0)).collect(),
+        Vocab::Scores(list) => {
+            list.into_iter().zip(0..).map(|((text, score), id)| (text.0, id, score)).collect()
         }
-        _ => None,
     };
-    match known {
-        Some(kind) => Ok(kind),
-        None => unsupported(format!("pre-tokenizer {}", file.pre_tokenizer)),
+    let model_tokens = list.len();
+    let most = model_tokens + added.len();
+    let mut slots: Vec<Option<Entry<'a>>> = Vec::new();
+    slots.resize_with(most, || None);
+    for (text, id, score) in list {
+        match slots.get_mut(id as usize) {
+            None => {
+                return invalid(format!(
+                    "token {text:?} has id {id}, but there are {most} tokens and ids must have no \
+                     gaps"
+                ));
+            }
+            Some(Some(other)) => {
+                return invalid(format!("tokens {text:?} and {:?} share id {id}", other.text));
+            }
+            Some(free) => *free = Some(Entry { text, score, kind: Kind::Normal }),
+        }
     }
+    let mut names = HashMap::new();
+    let mut tokens = vec![];
+    // What only the model has is text for sure.
+    let named: HashMap<u32, &FileToken> = added.iter().map(|token| (token.id, token)).collect();
+    let ordinary = |id: &usize| slots[*id].is_some() && !named.contains_key(&(*id as u32));
+    let last_ordinary = (0..most).rev().find(ordinary).unwrap_or_default();
+    for token in added {
+        let FileToken { id, content, .. } = token;
+        if content.is_empty() {
+            return invalid(format!("added token {id} is empty"));
+        }
+        if names.insert(content.as_str(), ()).is_some() {
+            return invalid(format!("added token {content:?} is there twice"));
+        }
+        let slot = match slots.get_mut(*id as usize) {
+            Some(slot) => slot,
+            None => {
+                return invalid(format!(
+                    "added token {content:?} has id {id}: ids must have no gaps"
+                ));
+            }
+        };
+        let in_model = slot.is_some();
+        match slot {
+            Some(known) if known.text != *content => {
+                return invalid(format!(
+                    "added token {content:?} has id {id} of another token, {:?}: ids must have no \
+                     gaps and none twice",
+                    known.text
+                ));
+            }
+            _ => {}
+        }
+        let mut token = AddedToken {
+            normalized: token.normalized,
+            lstrip: token.lstrip,
+            rstrip: token.rstrip,
+            single_word: token.single_word,
+            ..AddedToken::new(*id, content.clone(), token.special)
+        };
+        let early = in_model && (*id as usize) < last_ordinary;
+        token.text = is_text(&token, early && !byte_level);
+        // A way to write text can be merged, too, if the model knows it.
+        let kind = match token.text && in_model && !content.contains(' ') {
+            true => Kind::Normal,
+            false => Kind::Literal,
+        };
+        let score = slot.as_ref().map_or(0.0, |entry| entry.score);
+        *slot = Some(Entry { text: Cow::Owned(content.clone()), score, kind });
+        tokens.push(token);
+    }
+    while matches!(slots.last(), Some(None)) {
+        slots.pop();
+    }
+    match slots.iter().position(Option::is_none) {
+        Some(id) => invalid(format!("no token has id {id}: ids must have no gaps")),
+        None => Ok((slots.into_iter().flatten().collect(), tokens)),
+    }
+}
+
+/// Whether an added token is a way to write text rather than control: it is white space, or it is
+/// `early`, that is, one of the tokens that SentencePiece was told of before it learnt the others.
+pub(super) fn is_text(token: &AddedToken, early: bool) -> bool {
+    let blank = token.content.chars().all(|c| c.is_whitespace() || c == SPACE);
+    !token.special && (blank || early)
+}
+
+pub(super) fn write(tokenizer: &Tokenizer) -> String {
+    let Tokenizer { normalizer, cut, model, tokens, added, roles, strip, .. } = tokenizer;
+    let byte_level = !matches!(cut, Cut::Words(..));
+    let byte_ids = match model {
+        Model::Bpe(bpe) => match &bpe.symbols {
+            Symbols::Chars { bytes, .. } => bytes.as_deref(),
+            Symbols::Bytes(_) => None,
+        },
+        Model::Unigram(unigram) => unigram.bytes.as_deref(),
+    };
+    let bytes_by_id: HashMap<u32, u8> =
+        byte_ids.into_iter().flat_map(|ids| ids.iter().copied().zip(0..=255)).collect();
+    let text = |id: u32| -> String {
+        let bytes = tokens.get(id).unwrap_or_default();
+        if let Some(token) = added.get(id) {
+            token.content.clone()
+        } else if let Some(byte) = bytes_by_id.get(&id) {
+            format!("<0x{byte:02X}>")
+        } else if byte_level {
+            bytes::to_text(bytes)
+        } else {
+            String::from_utf8_lossy(bytes).replace(' ', "▁")
+        }
+    };
+    let written = |id: u32| Text(Cow::Owned(text(id)));
+    // Added tokens at the end are written there only, as `tokenizers` does.
+    let mut model_tokens = tokens.len() as u32;
+    while byte_level && model_tokens > 0 && added.get(model_tokens - 1).is_some() {
+        model_tokens -= 1;
+    }
+    let model = match model {
+        Model::Bpe(bpe) => {
+            let (unknown, fuse) = match &bpe.symbols {
+                Symbols::Chars { unknown, fuse, .. } => (*unknown, *fuse),
+                Symbols::Bytes(_) => (None, false),
+            };
+            let list = bpe.list.iter();
+            WrittenModel::Bpe(BpeModel {
+                r#type: "BPE",
+                dropout: None,
+                unk_token: unknown.map(text),
+                continuing_subword_prefix: byte_level.then_some(""),
+                end_of_word_suffix: byte_level.then_some(""),
+                fuse_unk: fuse,
+                byte_fallback: byte_ids.is_some(),
+                ignore_merges: bpe.whole.is_some(),
+                vocab: Vocab::Ids((0..model_tokens).map(|id| (written(id), id)).collect()),
+                merges: list.map(|&(left, right)| Merge(written(left), written(right))).collect(),
+            })
+        }
+        Model::Unigram(unigram) => WrittenModel::Unigram(UnigramModel {
+            r#type: "Unigram",
+            unk_id: unigram.unknown,
+            vocab: Vocab::Scores(
+                (0..model_tokens).map(|id| (written(id), unigram.scores[id as usize])).collect(),
+            ),
+            byte_fallback: byte_ids.is_some(),
+        }),
+    };
+    let parts = pipeline::write(normalizer, cut, *strip, roles, text);
+    let file = File {
+        version: "1.0".into(),
+        truncation: serde_json::Value::Null,
+        padding: serde_json::Value::Null,
+        added_tokens: added
+            .tokens
+            .iter()
+            .map(|token| FileToken {
+                id: token.id,
+                content: token.content.clone(),
+                single_word: token.single_word,
+                lstrip: token.lstrip,
+                rstrip: token.rstrip,
+                normalized: token.normalized,
+                special: token.special,
+            })
+            .collect(),
+        normalizer: parts.normalizer,
+        pre_tokenizer: parts.pre_tokenizer,
+        post_processor: parts.post_processor,
+        decoder: parts.decoder,
+        model,
+    };
+    // Strings and numbers always serialise.
+    serde_json::to_string_pretty(&file).unwrap_or_default()
 }

@@ -11,22 +11,46 @@ use unicode_general_category::{GeneralCategory, get_general_category};
 pub enum PreTokenizer {
     /// Qwen2, Qwen2.5 and Qwen3: GPT-4's with single digits. See [`QWEN2`].
     Qwen2,
+    /// Llama 3: GPT-4's, numbers in threes. See [`LLAMA3`].
+    Llama3,
+    /// GPT-2, and what `ByteLevel` means by its own. See [`GPT2`].
+    Gpt2,
+    /// SmolLM, StarCoder and others: GPT-2's in the text between digits. See [`SMOLLM`].
+    SmolLm,
 }
 
 /// The pieces of [`PreTokenizer::Qwen2`], as `tokenizer.json` writes them.
 pub const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// The pieces of [`PreTokenizer::Llama3`].
+pub const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// The pieces of [`PreTokenizer::Gpt2`].
+pub const GPT2: &str =
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+/// The pieces of [`PreTokenizer::SmolLm`], which files write in two steps: each digit apart, then
+/// [`GPT2`] between them, to which a digit is the end of the text.
+pub const SMOLLM: &str =
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+";
+
 impl PreTokenizer {
+    const ALL: [PreTokenizer; 4] =
+        [PreTokenizer::Qwen2, PreTokenizer::Llama3, PreTokenizer::Gpt2, PreTokenizer::SmolLm];
+
     /// The regular expression that the scanner stands for.
     pub fn pattern(self) -> &'static str {
         match self {
             PreTokenizer::Qwen2 => QWEN2,
+            PreTokenizer::Llama3 => LLAMA3,
+            PreTokenizer::Gpt2 => GPT2,
+            PreTokenizer::SmolLm => SMOLLM,
         }
     }
 
     /// The pre-tokenizer of a regular expression, if it is one of those known here.
     pub fn from_pattern(pattern: &str) -> Option<PreTokenizer> {
-        [PreTokenizer::Qwen2].into_iter().find(|p| p.pattern() == pattern)
+        PreTokenizer::ALL.into_iter().find(|p| p.pattern() == pattern)
     }
 
     /// Where the piece that starts at byte `start < text.len()` (a character's first) ends.
@@ -34,7 +58,10 @@ impl PreTokenizer {
     #[inline]
     pub fn piece_end(self, text: &str, start: usize) -> usize {
         match self {
-            PreTokenizer::Qwen2 => qwen2(text, start),
+            PreTokenizer::Qwen2 => gpt4::<1>(text, start),
+            PreTokenizer::Llama3 => gpt4::<3>(text, start),
+            PreTokenizer::Gpt2 => gpt2::<false>(text, start),
+            PreTokenizer::SmolLm => gpt2::<true>(text, start),
         }
     }
 
@@ -147,16 +174,16 @@ fn letters(text: &str, mut at: usize) -> usize {
     run(text, at, Letter)
 }
 
-/// See [`QWEN2`]. The comments name the alternatives; the first that matches wins.
+/// [`QWEN2`] and [`LLAMA3`], which differ in how many digits go together. The comments name the alternatives; the first that matches wins.
 #[inline]
-fn qwen2(text: &str, start: usize) -> usize {
+fn gpt4<const DIGITS: usize>(text: &str, start: usize) -> usize {
     let Some((class, n)) = class_at(text, start) else { return text.len() };
     let after = start + n;
     match class {
         // [^\r\n\p{L}\p{N}]?\p{L}+ without the option
         Letter => letters(text, after),
-        // \p{N}
-        Number => after,
+        // \p{N}{1,DIGITS}
+        Number => numbers(text, after, DIGITS - 1),
         Newline => white_space(text, start),
         Space | Other => {
             let bytes = text.as_bytes();
@@ -177,6 +204,58 @@ fn qwen2(text: &str, start: usize) -> usize {
             }
         }
     }
+}
+
+/// Where a run of at most `most` numbers that goes on at `at` ends.
+#[inline(always)]
+fn numbers(text: &str, mut at: usize, most: usize) -> usize {
+    for _ in 0..most {
+        match class_at(text, at) {
+            Some((Number, n)) => at += n,
+            _ => break,
+        }
+    }
+    at
+}
+
+/// [`GPT2`] and, with digits apart, [`SMOLLM`].
+#[inline]
+fn gpt2<const APART: bool>(text: &str, start: usize) -> usize {
+    let Some((class, n)) = class_at(text, start) else { return text.len() };
+    let after = start + n;
+    let bytes = text.as_bytes();
+    match class {
+        Letter => letters(text, after),
+        Number if APART => after,
+        Number => run(text, after, Number),
+        Other => match bytes[start] {
+            b'\'' if small_contraction(&bytes[after..]) > 0 => {
+                after + small_contraction(&bytes[after..])
+            }
+            _ => run(text, after, Other),
+        },
+        Space | Newline => match class_at(text, after) {
+            Some((Letter, n)) if bytes[start] == b' ' => letters(text, after + n),
+            Some((Number, n)) if bytes[start] == b' ' && !APART => run(text, after + n, Number),
+            Some((Other, n)) if bytes[start] == b' ' => run(text, after + n, Other),
+            _ => spaces::<APART>(text, start),
+        },
+    }
+}
+
+/// `\s+(?!\S)|\s+`: a run of white space, of which the last character goes with what follows;
+/// not with a digit that stands apart.
+fn spaces<const APART: bool>(text: &str, start: usize) -> usize {
+    let (mut end, mut last) = (start, start);
+    while let Some((Space | Newline, n)) = class_at(text, end) {
+        last = end;
+        end += n;
+    }
+    let whole = match class_at(text, end) {
+        None => true,
+        Some((class, _)) => APART && class == Number,
+    };
+    if whole || last == start { end } else { last }
 }
 
 /// `\s*[\r\n]+|\s+(?!\S)|\s+`: up to the last newline of the run of white space; without one, all
@@ -209,5 +288,14 @@ fn contraction(rest: &[u8]) -> Option<usize> {
         },
         _ if rest.starts_with("ſ".as_bytes()) => Some("ſ".len()),
         _ => None,
+    }
+}
+
+/// Length of what follows the apostrophe in `'s|'t|'re|'ve|'m|'ll|'d`; 0 if it is something else.
+fn small_contraction(rest: &[u8]) -> usize {
+    match rest {
+        [b's' | b't' | b'm' | b'd', ..] => 1,
+        [b'r' | b'v', b'e', ..] | [b'l', b'l', ..] => 2,
+        _ => 0,
     }
 }

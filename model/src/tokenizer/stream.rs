@@ -7,6 +7,8 @@ use super::Tokenizer;
 #[derive(Clone, Debug, Default)]
 pub struct DecodeStream {
     held: Vec<u8>,
+    /// Whether a byte has come.
+    started: bool,
 }
 
 impl DecodeStream {
@@ -17,7 +19,12 @@ impl DecodeStream {
 
     /// The text that a token completes; may be empty.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
-        self.push_bytes(tokenizer.token_bytes(id).unwrap_or_default())
+        let mut bytes = tokenizer.token_bytes(id).unwrap_or_default();
+        if !self.started && !bytes.is_empty() {
+            self.started = true;
+            bytes = tokenizer.without_prefix(bytes);
+        }
+        self.push_bytes(bytes)
     }
 
     fn push_bytes(&mut self, bytes: &[u8]) -> String {
@@ -50,6 +57,7 @@ impl DecodeStream {
 
     /// What is still held back when no more tokens come; the stream is at its start again.
     pub fn finish(&mut self) -> String {
+        self.started = false;
         String::from_utf8_lossy(&std::mem::take(&mut self.held)).into_owned()
     }
 }

@@ -15,8 +15,11 @@ use foldhash::fast::RandomState;
 use super::added::{Added, AddedToken};
 use super::bpe::{Merges, Work};
 use super::count::{Counts, count};
+use super::model::{Bpe, Model, NONE, Symbols};
+use super::normalize::{Normalizer, Step, nfc};
 use super::pretokenize::PreTokenizer;
-use super::{Tokenizer, TokenizerError, bytes, normalize};
+use super::tokens::Tokens;
+use super::{Cut, Roles, Tokenizer, TokenizerError, bytes};
 
 /// What to learn.
 #[derive(Clone, Debug)]
@@ -70,14 +73,32 @@ pub(super) fn train<T: AsRef<str>>(
     let counts = count(texts, pre_tokenizer, options.threads, progress);
     let mut trainer = Trainer::new(counts)?;
     trainer.learn(options, progress);
-    let added = special.iter().enumerate().map(|(i, content)| AddedToken {
-        id: (trainer.tokens.len() + i) as u32,
-        content: content.clone(),
-        normalized: false,
-        special: content.starts_with("<|") && content.ends_with("|>"),
+    let Trainer { tokens: learnt, merges, merge_list, .. } = trainer;
+    let added = special.iter().zip(learnt.len() as u32..).map(|(content, id)| {
+        let special = content.starts_with("<|") && content.ends_with("|>");
+        AddedToken::new(id, content.clone(), special)
     });
-    let added = Added::new(added.collect(), normalize)?;
-    Ok(Tokenizer::new(pre_tokenizer, &trainer.tokens, &trainer.merge_list, added))
+    let added = Added::new(added.collect(), nfc)?;
+    let (mut tokens, mut symbols) = (Tokens::default(), Box::new([NONE; 256]));
+    for (id, bytes) in (0..).zip(&learnt) {
+        if let &[byte] = &bytes[..] {
+            symbols[byte as usize] = id;
+        }
+        tokens.push(bytes);
+    }
+    added.tokens.iter().for_each(|token| tokens.push(token.content.as_bytes()));
+    let list = merge_list.iter().map(|&(left, right, _)| (left, right)).collect();
+    let symbols = Symbols::Bytes(symbols);
+    Ok(Tokenizer {
+        normalizer: Normalizer { steps: vec![Step::Nfc], spaces: false },
+        cut: Cut::Scan(pre_tokenizer),
+        model: Model::Bpe(Bpe { symbols, merges, list, whole: None }),
+        tokens,
+        added,
+        roles: Roles::default(),
+        strip: false,
+        scratch: Default::default(),
+    })
 }
 
 fn check(options: &TrainOptions) -> Result<(), TokenizerError> {
