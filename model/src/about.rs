@@ -7,11 +7,11 @@ use safetensors::SafeTensors;
 use serde::Serialize;
 use serde_json::Value as Json;
 
+use crate::config::Config;
 use crate::directory::ModelError;
-use crate::gguf::{Contents, Value};
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
-use crate::weights::WeightsError;
+use crate::weights::{GgufFiles, WeightsError};
 
 /// Facts about a model. Numbers that its `config.json` or metadata don't tell are `None`.
 #[derive(Clone, Debug, Serialize)]
@@ -55,7 +55,9 @@ pub struct About {
 /// # Errors
 /// A `config.json` that is no JSON object, files of weights that are none, or none at all.
 pub fn about(dir: &Path) -> Result<About, ModelError> {
+    let text = store::read_text(&dir.join("config.json"))?;
     let config: Json = store::read_json(&dir.join("config.json"))?;
+    let known = Config::from_json(&text);
     let number = |key: &str| config[key].as_u64();
     let text = |value: &Json| value.as_str().map(String::from);
     let heads = number("num_attention_heads");
@@ -65,6 +67,7 @@ pub fn about(dir: &Path) -> Result<About, ModelError> {
     let (layers, context) = (number("num_hidden_layers"), number("max_position_embeddings"));
     let weights = Weights::of(dir, config["tie_word_embeddings"] == true)?;
     let mut problems = Vec::new();
+    problems.extend(known.err().map(|e| format!("it can't be run here: {e}")));
     let tokenizer = Tokenizer::load(dir.join("tokenizer.json"));
     let template = ChatTemplate::load(dir, Vec::new());
     problems.extend(tokenizer.as_ref().err().map(|e| format!("its tokenizer: {e}")));
@@ -100,9 +103,8 @@ pub fn about(dir: &Path) -> Result<About, ModelError> {
 /// # Errors
 /// A file that can't be read, or is none.
 pub fn about_gguf(path: &Path) -> Result<About, ModelError> {
-    let map = store::Map::open(path)?;
-    let gguf = |e| ModelError::Gguf(path.to_path_buf(), e);
-    let contents = Contents::read(&map).map_err(gguf)?;
+    let files = GgufFiles::open(path)?;
+    let contents = files.contents();
     let get = |key: &str| contents.metadata.get(key);
     let family = get("general.architecture").and_then(|v| v.as_str()).unwrap_or("unknown");
     // Some families have a number a layer: then there is no one number to tell.
@@ -117,15 +119,16 @@ pub fn about_gguf(path: &Path) -> Result<About, ModelError> {
         position.checked_mul(key_width?.checked_add(value_width?)?)?.checked_mul(context?)
     };
     let mut dtypes: BTreeMap<String, u64> = BTreeMap::new();
-    for info in contents.tensors.values() {
+    for (_, info) in files.tensors() {
         let size: usize = info.shape.iter().product();
         *dtypes.entry(info.kind.name().into()).or_default() += size as u64;
     }
     let embedding = contents.tensors.get("token_embd.weight");
-    let tokens = match get("tokenizer.ggml.tokens") {
-        Some(Value::Array { count, .. }) => Some(*count as u64),
-        _ => None,
-    };
+    let config = Config::from_gguf(contents, files.bytes());
+    let tokenizer = Tokenizer::from_gguf(contents, files.bytes());
+    let mut problems = Vec::new();
+    problems.extend(config.err().map(|e| format!("it can't be run here: {e}")));
+    problems.extend(tokenizer.as_ref().err().map(|e| format!("its tokenizer: {e}")));
     let parameters = dtypes.values().sum();
     Ok(About {
         family: family.into(),
@@ -138,12 +141,12 @@ pub fn about_gguf(path: &Path) -> Result<About, ModelError> {
         kv_heads,
         vocabulary: embedding.map(|e| e.shape[0] as u64),
         context,
-        tokens,
+        tokens: tokenizer.ok().map(|t| t.vocab_size() as u64),
         chat_template: get("tokenizer.chat_template").is_some(),
-        weights_bytes: map.len() as u64,
+        weights_bytes: files.len(),
         memory_bytes: parameters.saturating_mul(4),
         context_bytes: keys_and_values(),
-        problems: vec!["it can be looked at, but not run yet".into()],
+        problems,
     })
 }
 

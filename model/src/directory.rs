@@ -1,17 +1,18 @@
-//! A model as a Hugging Face directory: `config.json`, `model.safetensors`, `tokenizer.json`,
-//! `tokenizer_config.json` (with the chat template), `generation_config.json`.
+//! A model as a GGUF file or as a Hugging Face directory: `config.json`, `model.safetensors`,
+//! `tokenizer.json`, `tokenizer_config.json` (with the chat template), `generation_config.json`.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use thiserror::Error;
 
 use crate::config::{Config, ConfigError};
 use crate::gguf::GgufError;
-use crate::template::{ChatTemplate, TemplateError};
+use crate::template::{ChatTemplate, SpecialTokens, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::transformer::{Transformer, shapes};
-use crate::weights::{self, SafeFiles, WeightsError};
+use crate::weights::{self, GgufFiles, SafeFiles, WeightsError};
 
 /// Why a model can't be read or written.
 #[derive(Debug, Error)]
@@ -20,7 +21,9 @@ pub enum ModelError {
     #[error(transparent)]
     Store(#[from] store::StoreError),
     /// Neither a model directory nor a run directory.
-    #[error("{0} is not a model: neither it nor its model/ or base/ has a config.json")]
+    #[error(
+        "{0} is not a model: no GGUF file, and neither it nor its model/ or base/ has a config.json"
+    )]
     NotAModel(PathBuf),
     /// A broken configuration.
     #[error("{0}: {1}")]
@@ -92,46 +95,100 @@ pub struct Loaded {
     pub template: Option<ChatTemplate>,
     /// Token that raw text starts with, if the tokenizer says so.
     pub bos: Option<u32>,
-    /// Where it was read from.
+    /// Tokens that end an answer, as the files say; the template may know more.
+    pub ends: Vec<u32>,
+    /// Where it was read from: a directory or a GGUF file.
     pub path: PathBuf,
 }
 
-/// Where the model of `path` lies: a model directory itself, or a run's `model/`.
+/// Where the model of `path` lies: a GGUF file or a model directory itself, or a run's `model/`.
 ///
 /// # Errors
 /// If neither is there.
 pub fn resolve(path: &Path) -> Result<PathBuf, ModelError> {
+    if is_gguf(path) {
+        return Ok(path.to_path_buf());
+    }
     [path.to_path_buf(), path.join("model"), path.join("base")]
         .into_iter()
         .find(|p| p.join("config.json").is_file())
         .ok_or_else(|| ModelError::NotAModel(path.to_path_buf()))
 }
 
-/// Reads a model directory, or the model of a run directory.
+/// Whether a path is a file that is called GGUF.
+pub fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) && path.is_file()
+}
+
+/// Reads a model: a GGUF file, a model directory, or the model of a run directory.
 ///
 /// # Errors
 /// Which file is missing or wrong, and how.
 pub fn load(path: &Path) -> Result<Loaded, ModelError> {
-    let dir = resolve(path)?;
+    let path = resolve(path)?;
+    if is_gguf(&path) { load_gguf(path) } else { load_directory(path) }
+}
+
+fn load_gguf(path: PathBuf) -> Result<Loaded, ModelError> {
+    let files = GgufFiles::open(&path)?;
+    let (contents, bytes) = (files.contents(), files.bytes());
+    let config =
+        Config::from_gguf(contents, bytes).map_err(|e| ModelError::Config(path.clone(), e))?;
+    let tokenizer = Tokenizer::from_gguf(contents, bytes)
+        .map_err(|e| ModelError::Tokenizer(path.clone(), e))?;
+    check_vocabulary(&config, &tokenizer, &path)?;
+    let roles = *tokenizer.roles();
+    let source = contents.metadata.get("tokenizer.chat_template").and_then(|v| v.as_str());
+    let text = |id: Option<u32>| {
+        let bytes = id.and_then(|id| tokenizer.token_bytes(id)).unwrap_or_default();
+        String::from_utf8_lossy(bytes).into_owned()
+    };
+    let tokens = tokenizer.special_tokens().map(|(id, text)| (text.to_string(), id)).collect();
+    let special = SpecialTokens { tokens, bos: text(roles.bos), eos: text(roles.eos) };
+    let template = source.map(|source| ChatTemplate::new(source, special)).transpose();
+    let template = template.map_err(|e| ModelError::Template(path.clone(), e))?;
+    enough_memory(&config, &path)?;
+    let parameters =
+        weights::read(&config, &files).map_err(|e| ModelError::Weights(path.clone(), e))?;
+    Ok(Loaded {
+        transformer: Transformer::new(config, parameters),
+        template,
+        bos: roles.bos.filter(|_| roles.add_bos),
+        ends: roles.ends().collect(),
+        tokenizer,
+        path,
+    })
+}
+
+fn load_directory(dir: PathBuf) -> Result<Loaded, ModelError> {
     let file = |name: &str| dir.join(name);
     let config = Config::from_json(&store::read_text(&file("config.json"))?)
         .map_err(|e| ModelError::Config(file("config.json"), e))?;
     let tokenizer = Tokenizer::from_json(&store::read_text(&file("tokenizer.json"))?)
         .map_err(|e| ModelError::Tokenizer(file("tokenizer.json"), e))?;
-    if tokenizer.vocab_size() > config.vocab_size {
-        let (tokens, rows) = (tokenizer.vocab_size(), config.vocab_size);
-        return Err(ModelError::Vocabulary { path: dir, tokens, rows });
-    }
+    check_vocabulary(&config, &tokenizer, &dir)?;
     let special = tokenizer.special_tokens().map(|(id, text)| (text.to_string(), id)).collect();
     let template =
         ChatTemplate::load(&dir, special).map_err(|e| ModelError::Template(dir.clone(), e))?;
-    let settings: TokenizerConfig = if file("tokenizer_config.json").is_file() {
-        store::read_json(&file("tokenizer_config.json"))?
-    } else {
-        TokenizerConfig::default()
+    let optional = |name: &str| -> Result<Value, ModelError> {
+        let path = file(name);
+        Ok(if path.is_file() { store::read_json(&path)? } else { Value::Null })
     };
-    let bos = settings.bos_token.filter(|_| settings.add_bos_token);
-    let bos = bos.and_then(|name| tokenizer.special_id(&name));
+    let settings = optional("tokenizer_config.json")?;
+    // A token is its text, or an object with its text as `content`.
+    let bos = &settings["bos_token"];
+    let bos = bos.as_str().or(bos["content"].as_str()).and_then(|name| tokenizer.special_id(name));
+    let roles = tokenizer.roles();
+    let bos = match settings["add_bos_token"].as_bool() {
+        Some(wanted) => bos.filter(|_| wanted),
+        None => roles.bos.filter(|_| roles.add_bos),
+    };
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    // A number or several.
+    let ends = match &optional("generation_config.json")?["eos_token_id"] {
+        Value::Array(ids) => ids.iter().filter_map(id).collect(),
+        one => id(one).or(config.eos_token_id).into_iter().collect(),
+    };
     enough_memory(&config, &dir)?;
     let parameters = weights::read(&config, &SafeFiles::open(&dir)?)
         .map_err(|e| ModelError::Weights(dir.clone(), e))?;
@@ -140,8 +197,17 @@ pub fn load(path: &Path) -> Result<Loaded, ModelError> {
         tokenizer,
         template,
         bos,
+        ends,
         path: dir,
     })
+}
+
+fn check_vocabulary(config: &Config, tokenizer: &Tokenizer, path: &Path) -> Result<(), ModelError> {
+    let (tokens, rows) = (tokenizer.vocab_size(), config.vocab_size);
+    if tokens > rows {
+        return Err(ModelError::Vocabulary { path: path.to_path_buf(), tokens, rows });
+    }
+    Ok(())
 }
 
 /// Whether the numbers of a model, as f32 and packed for products, fit into memory.

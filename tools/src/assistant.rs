@@ -1,7 +1,6 @@
 //! A model that is talked to: messages in, messages out, tools run in between.
 
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::Arc;
 
 use compute::Cpu;
@@ -107,17 +106,16 @@ impl Assistant {
         Ok(Assistant { generator, tokenizer, template, bos: None, start, stop_ids, context })
     }
 
-    /// Starts a generator for a model from a directory, which may name more tokens to stop at in
-    /// its `generation_config.json`.
+    /// Starts a generator for a model from files, which may name more tokens to stop at.
     ///
     /// # Errors
     /// If the generator can't be started.
     pub fn start(loaded: Loaded, cpu: Arc<Cpu>, options: Options) -> Result<Self, AssistantError> {
-        let Loaded { transformer, tokenizer, template, bos, path, .. } = loaded;
+        let Loaded { transformer, tokenizer, template, bos, ends, .. } = loaded;
         let model = Arc::new(transformer);
         let mut assistant = Self::new(model, Arc::new(tokenizer), template, cpu, options)?;
         assistant.bos = bos;
-        assistant.stop_ids.extend(ends_of(&path));
+        assistant.stop_ids.extend(ends);
         Ok(assistant)
     }
 
@@ -265,17 +263,6 @@ fn end_of_turn(template: &ChatTemplate) -> Option<u32> {
         Piece::Special(_, id) if *learned => Some(*id),
         _ => None,
     })
-}
-
-/// `eos_token_id` of `generation_config.json`, a number or several. The file is optional.
-fn ends_of(directory: &Path) -> Vec<u32> {
-    let text = std::fs::read_to_string(directory.join("generation_config.json"));
-    let config: Value = serde_json::from_str(&text.unwrap_or_default()).unwrap_or_default();
-    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-    match &config["eos_token_id"] {
-        Value::Array(ids) => ids.iter().filter_map(id).collect(),
-        one => id(one).into_iter().collect(),
-    }
 }
 
 #[cfg(test)]
