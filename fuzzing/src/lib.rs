@@ -8,9 +8,9 @@ use data::jsonl::{self, Conversation};
 use data::shards::Shards;
 use homegrown::recipe::Recipe;
 use model::config::{Config, Sizes};
-use model::gguf::Contents;
 use model::init::{Init, initialise};
 use model::tokenizer::Tokenizer;
+use model::weights::GgufFiles;
 use train::checkpoint;
 use train::optimizer::{Optimizer, OptimizerConfig};
 
@@ -51,7 +51,16 @@ pub fn safetensors(bytes: &[u8]) {
 
 /// A GGUF file; what is taken is read and widened.
 pub fn gguf(bytes: &[u8]) {
-    let Ok(contents) = Contents::read(bytes) else { return };
+    let Ok(files) = GgufFiles::one(bytes) else { return };
+    let contents = files.contents();
+    if let Ok(config) = Config::from_gguf(&files) {
+        let places = model::weights::places::places;
+        // Not more than the file has: the names of many layers would only take time.
+        if config.num_hidden_layers * config.mixture.as_ref().map_or(1, |m| m.experts) < 64 {
+            assert!(!places(&config, model::weights::places::Layout::Gguf).is_empty());
+            let _ = model::weights::read(&config, &files);
+        }
+    }
     for key in contents.metadata.keys() {
         let _ = (contents.strings(bytes, key), contents.numbers(bytes, key));
     }

@@ -124,7 +124,7 @@ pub fn about_gguf(path: &Path) -> Result<About, ModelError> {
         *dtypes.entry(info.kind.name().into()).or_default() += size as u64;
     }
     let embedding = contents.tensors.get("token_embd.weight");
-    let config = Config::from_gguf(contents, files.bytes());
+    let config = Config::from_gguf(&files);
     let tokenizer = Tokenizer::from_gguf(contents, files.bytes());
     let mut problems = Vec::new();
     problems.extend(config.err().map(|e| format!("it can't be run here: {e}")));

@@ -132,8 +132,7 @@ pub fn load(path: &Path) -> Result<Loaded, ModelError> {
 fn load_gguf(path: PathBuf) -> Result<Loaded, ModelError> {
     let files = GgufFiles::open(&path)?;
     let (contents, bytes) = (files.contents(), files.bytes());
-    let config =
-        Config::from_gguf(contents, bytes).map_err(|e| ModelError::Config(path.clone(), e))?;
+    let config = Config::from_gguf(&files).map_err(|e| ModelError::Config(path.clone(), e))?;
     let tokenizer = Tokenizer::from_gguf(contents, bytes)
         .map_err(|e| ModelError::Tokenizer(path.clone(), e))?;
     check_vocabulary(&config, &tokenizer, &path)?;

@@ -14,7 +14,7 @@ use compute::tensor::DType;
 use compute::{Cpu, IGNORE, Span};
 use model::config::Config;
 use model::transformer::{Step, Transformer};
-use model::weights::{self, SafeFiles};
+use model::weights::{self, GgufFiles, SafeFiles};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -41,6 +41,17 @@ fn load(name: &str) -> Transformer {
     Transformer::new(config, parameters)
 }
 
+/// The same from GGUF, if there is one.
+fn load_gguf(name: &str) -> Option<Transformer> {
+    let one = folder().join(format!("{name}.gguf"));
+    let first = folder().join(format!("{name}-00001-of-00003.gguf"));
+    let path = [one, first].into_iter().find(|path| path.is_file())?;
+    let files = GgufFiles::open(&path).unwrap();
+    let config = Config::from_gguf(&files).unwrap();
+    let parameters = weights::read(&config, &files).unwrap();
+    Some(Transformer::new(config, parameters))
+}
+
 /// Logits of all rows, the tokens given in pieces of these lengths.
 fn logits(model: &Transformer, tokens: &[u32], pieces: &[usize]) -> Vec<f32> {
     let c = model.config();
@@ -62,6 +73,7 @@ fn logits(model: &Transformer, tokens: &[u32], pieces: &[usize]) -> Vec<f32> {
 
 #[test]
 fn logits_are_those_of_transformers() {
+    let mut files = 0;
     for (name, case) in cases() {
         let model = load(&name);
         let n = case.tokens.len();
@@ -73,11 +85,20 @@ fn logits_are_those_of_transformers() {
         let off = off.fold(0.0, f64::max) / size;
         println!("{name}: logits within {off:.1e}");
         assert!(off < 1e-4, "{name}: logits are {off:.1e} away");
+        if let Some(model) = load_gguf(&name) {
+            let off = logits(&model, &case.tokens, &[n]);
+            let off = off.iter().zip(&want).map(|(g, w)| (f64::from(*g) - w).abs());
+            let off = off.fold(0.0, f64::max) / size;
+            println!("{name}: logits of the GGUF file within {off:.1e}");
+            assert!(off < 1e-4, "{name}: logits of the GGUF file are {off:.1e} away");
+            files += 1;
+        }
         let mut pieces = vec![1; n - 9];
         pieces.splice(0..0, [2, 7]);
         let apart = logits(&model, &case.tokens, &pieces);
         assert!(whole.iter().zip(&apart).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}");
     }
+    assert_eq!(files, 9, "GGUF files");
 }
 
 #[test]

@@ -1,9 +1,8 @@
 //! The metadata of a GGUF file. Keys: ggml's `docs/gguf.md`, and what llama.cpp writes.
 
-use compute::blocks::BlockType;
-
 use super::{Config, ConfigError, Family, Mixture, Scaling};
 use crate::gguf::{Contents, Value};
+use crate::weights::{GgufFiles, Tensors};
 
 fn wrong<T>(text: String) -> Result<T, ConfigError> {
     Err(ConfigError::Value(text))
@@ -41,11 +40,12 @@ impl<'a> Values<'a> {
 }
 
 impl Config {
-    /// Reads and checks the configuration of a GGUF file. `bytes`: the whole file.
+    /// Reads and checks the configuration of GGUF files.
     ///
     /// # Errors
     /// What is missing or wrong.
-    pub fn from_gguf(contents: &Contents, bytes: &[u8]) -> Result<Config, ConfigError> {
+    pub fn from_gguf<B: AsRef<[u8]>>(files: &GgufFiles<B>) -> Result<Config, ConfigError> {
+        let contents = files.contents();
         let text = |key: &str| contents.metadata.get(key).and_then(|v| v.as_str());
         let Some(architecture) = text("general.architecture") else {
             return wrong("general.architecture is missing".into());
@@ -54,8 +54,8 @@ impl Config {
             return Err(ConfigError::Family(architecture.into()));
         };
         let values = Values { contents, architecture };
-        let Some(embedding) = contents.tensors.get("token_embd.weight") else {
-            return wrong("the tensor token_embd.weight is missing".into());
+        let Some(&[rows, _]) = files.shape("token_embd.weight") else {
+            return wrong("the tensor token_embd.weight is missing, or no matrix".into());
         };
         let base = Config::of(family);
         let heads = values.need("attention.head_count")?;
@@ -67,7 +67,7 @@ impl Config {
             u32::try_from(id).ok()
         };
         let mut config = Config {
-            vocab_size: embedding.shape[0],
+            vocab_size: rows,
             hidden_size: values.need("embedding_length")?,
             intermediate_size: values.need("feed_forward_length")?,
             num_hidden_layers: values.need("block_count")?,
@@ -76,7 +76,7 @@ impl Config {
             head_dim: values.count("attention.key_length")?.unwrap_or(0),
             max_position_embeddings: values.need("context_length")?,
             rms_norm_eps: eps.map_or(base.rms_norm_eps, |eps| eps as f32),
-            tie_word_embeddings: !contents.tensors.contains_key("output.weight"),
+            tie_word_embeddings: files.shape("output.weight").is_none(),
             bos_token_id: id("bos_token_id"),
             eos_token_id: id("eos_token_id"),
             rope_theta: values.number("rope.freq_base").unwrap_or(base.rope_theta),
@@ -89,7 +89,7 @@ impl Config {
         let mut config = config.settle();
         if family == Family::Llama {
             // Some of this family have biases.
-            let has = |name: &str| contents.tensors.contains_key(&format!("blk.0.{name}.bias"));
+            let has = |name: &str| files.shape(&format!("blk.0.{name}.bias")).is_some();
             config.qkv_bias = has("attn_q");
             config.output_bias = has("attn_output");
             config.mlp_bias = has("ffn_down");
@@ -103,7 +103,7 @@ impl Config {
             });
         }
         gemma(&values, &mut config)?;
-        rope(&values, bytes, &mut config)?;
+        rope(&values, files, &mut config)?;
         config.check()?;
         Ok(config)
     }
@@ -140,7 +140,11 @@ fn gemma(values: &Values<'_>, config: &mut Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn rope(values: &Values<'_>, bytes: &[u8], config: &mut Config) -> Result<(), ConfigError> {
+fn rope(
+    values: &Values<'_>,
+    tensors: &impl Tensors,
+    config: &mut Config,
+) -> Result<(), ConfigError> {
     let kind = values.get("rope.scaling.type").and_then(|v| v.as_str()).unwrap_or("none");
     let factor = || match values.number("rope.scaling.factor") {
         Some(factor) => Ok(factor),
@@ -165,12 +169,9 @@ fn rope(values: &Values<'_>, bytes: &[u8], config: &mut Config) -> Result<(), Co
         }
     };
     for name in ["rope_freqs.weight", "rope_factors_short.weight"] {
-        let Some(info) = values.contents.tensors.get(name) else { continue };
-        if info.kind != BlockType::F32 {
-            return wrong(format!("tensor {name} is {}, not F32", info.kind.name()));
-        }
-        let numbers = bytes[info.bytes.clone()].as_chunks().0.iter();
-        let factors = numbers.map(|b| f64::from(f32::from_le_bytes(*b))).collect();
+        let Some(shape) = tensors.shape(name) else { continue };
+        let Ok(factors) = tensors.rows(name, 0..1, shape[shape.len() - 1]) else { continue };
+        let factors = factors.into_iter().map(f64::from).collect();
         config.rope_scaling = Scaling::Each { factors, scale };
         if let (Some(original), "rope_factors_short.weight") = (original, name) {
             // Beyond it other factors count: see `json`.

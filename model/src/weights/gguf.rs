@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::places::Layout;
 use super::{Tensors, WeightsError};
@@ -10,8 +10,8 @@ use crate::directory::ModelError;
 use crate::gguf::{Contents, GgufError, TensorInfo};
 
 /// The file with the metadata, and those with the rest of the tensors.
-pub struct GgufFiles {
-    files: Vec<(PathBuf, store::Map, Contents)>,
+pub struct GgufFiles<B = store::Map> {
+    files: Vec<(B, Contents)>,
     /// Which file has a tensor.
     places: HashMap<String, usize>,
 }
@@ -19,14 +19,14 @@ pub struct GgufFiles {
 /// Most parts of a model.
 const PARTS: u64 = 1024;
 
-impl GgufFiles {
+impl GgufFiles<store::Map> {
     /// Opens a file, and if it is the first part of several (`NAME-00001-of-00003.gguf`) the others.
     ///
     /// # Errors
     /// A part that is missing or broken, or another than the first.
     pub fn open(path: &Path) -> Result<GgufFiles, ModelError> {
         let mut all = GgufFiles { files: Vec::new(), places: HashMap::new() };
-        all.add(path)?;
+        all.add_file(path)?;
         let number = |key: &str| all.contents().metadata.get(key).and_then(|v| v.as_u64());
         let (parts, this) = (number("split.count").unwrap_or(1), number("split.no").unwrap_or(0));
         let wrong =
@@ -45,38 +45,53 @@ impl GgufFiles {
                 ));
             };
             for part in 2..=parts {
-                all.add(&path.with_file_name(format!("{stem}{}", ending(part))))?;
+                all.add_file(&path.with_file_name(format!("{stem}{}", ending(part))))?;
             }
         }
         Ok(all)
     }
 
-    fn add(&mut self, path: &Path) -> Result<(), ModelError> {
+    fn add_file(&mut self, path: &Path) -> Result<(), ModelError> {
         let map = store::Map::open(path)?;
         let contents = Contents::read(&map).map_err(|e| ModelError::Gguf(path.to_path_buf(), e))?;
+        self.add(map, contents).map_err(|e| ModelError::Weights(path.to_path_buf(), e))
+    }
+}
+
+impl<B: AsRef<[u8]>> GgufFiles<B> {
+    /// One file that is in memory.
+    ///
+    /// # Errors
+    /// If it is broken.
+    pub fn one(bytes: B) -> Result<Self, GgufError> {
+        let contents = Contents::read(bytes.as_ref())?;
+        let places = contents.tensors.keys().map(|name| (name.clone(), 0)).collect();
+        Ok(GgufFiles { files: vec![(bytes, contents)], places })
+    }
+
+    fn add(&mut self, bytes: B, contents: Contents) -> Result<(), WeightsError> {
         for name in contents.tensors.keys() {
             if self.places.insert(name.clone(), self.files.len()).is_some() {
-                let twice = WeightsError::Twice(name.clone());
-                return Err(ModelError::Weights(path.to_path_buf(), twice));
+                return Err(WeightsError::Twice(name.clone()));
             }
         }
-        self.files.push((path.to_path_buf(), map, contents));
+        self.files.push((bytes, contents));
         Ok(())
     }
 
     /// What stands in the first file, and its bytes.
     pub fn contents(&self) -> &Contents {
-        &self.files[0].2
+        &self.files[0].1
     }
 
     /// The bytes of the first file.
     pub fn bytes(&self) -> &[u8] {
-        &self.files[0].1
+        self.files[0].0.as_ref()
     }
 
     /// Bytes of all files.
     pub fn len(&self) -> u64 {
-        self.files.iter().map(|(_, map, _)| map.len() as u64).sum()
+        self.files.iter().map(|(bytes, _)| bytes.as_ref().len() as u64).sum()
     }
 
     /// Whether they hold nothing.
@@ -86,17 +101,17 @@ impl GgufFiles {
 
     /// The tensors of all files.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
-        self.files.iter().flat_map(|(_, _, c)| c.tensors.iter().map(|(n, info)| (&n[..], info)))
+        self.files.iter().flat_map(|(_, c)| c.tensors.iter().map(|(n, info)| (&n[..], info)))
     }
 
     fn tensor(&self, name: &str) -> Option<(&TensorInfo, &[u8])> {
-        let (_, map, contents) = self.files.get(*self.places.get(name)?)?;
+        let (bytes, contents) = self.files.get(*self.places.get(name)?)?;
         let info = contents.tensors.get(name)?;
-        Some((info, &map[info.bytes.clone()]))
+        Some((info, &bytes.as_ref()[info.bytes.clone()]))
     }
 }
 
-impl Tensors for GgufFiles {
+impl<B: AsRef<[u8]>> Tensors for GgufFiles<B> {
     const LAYOUT: Layout = Layout::Gguf;
 
     fn names(&self) -> Vec<&str> {

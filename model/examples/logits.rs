@@ -1,0 +1,37 @@
+//! Logits of a model for given tokens, to compare with another program's.
+//!
+//!     cargo run --release -p homegrown-model --example logits -- MODEL TOKENS.json OUT.f32
+//!
+//! TOKENS.json: a list of ids. OUT.f32: `[tokens, vocabulary]`, little-endian.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use compute::Cpu;
+use compute::kv::{KvPages, KvSequence, PAGE};
+use compute::tape::Workspace;
+use compute::tensor::DType;
+use model::transformer::Step;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut args = std::env::args().skip(1);
+    let (Some(path), Some(tokens), Some(out)) = (args.next(), args.next(), args.next()) else {
+        return Err("MODEL TOKENS.json OUT.f32".into());
+    };
+    let model = model::load(path.as_ref())?.transformer;
+    let tokens: Vec<u32> = serde_json::from_str(&std::fs::read_to_string(tokens)?)?;
+    let c = model.config();
+    let count = tokens.len().div_ceil(PAGE);
+    let mut pages = KvPages::new(c.num_hidden_layers, c.num_key_value_heads, c.head_dim, count)?;
+    let mut kv = KvSequence::default();
+    kv.pages.extend((0..count).filter_map(|_| pages.allocate()));
+    let mut ws = Workspace::new(Arc::new(Cpu::new(2)), DType::F32);
+    let mut out = std::io::BufWriter::new(std::fs::File::create(out)?);
+    for tokens in tokens.chunks(128) {
+        let mut steps = [Step { tokens, kv: &mut kv }];
+        for x in model.forward_cached(&mut ws, &mut pages, &mut steps, true) {
+            out.write_all(&x.to_le_bytes())?;
+        }
+    }
+    Ok(out.flush()?)
+}
