@@ -39,7 +39,7 @@ Ctrl-C stops an answer.";
 /// Arguments of `chat`.
 #[derive(Args, Debug)]
 pub struct ChatArgs {
-    /// A model directory or a run directory.
+    /// A run or model directory, a GGUF file, or hf:ORG/NAME[:FILE].
     model: PathBuf,
     /// Say this and print the answer, without a terminal; several are one conversation.
     #[arg(long, value_name = "TEXT")]
@@ -79,7 +79,7 @@ enum Next {
 /// # Errors
 /// What can't be read; with `--message`, what can't be answered.
 pub fn chat(args: &ChatArgs, common: &Common) -> Result<Value, Failure> {
-    let assistant = start(&args.model, common, 1)?;
+    let assistant = start(&args.model, args.sampling.context, common, 1)?;
     let tools = Toolbox::calculator();
     let mut settings = args.sampling.settings(common);
     if !assistant.chats() {

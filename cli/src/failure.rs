@@ -146,6 +146,20 @@ impl From<documents::PrepareError> for Failure {
     }
 }
 
+#[cfg(feature = "hub")]
+impl From<hub::HubError> for Failure {
+    fn from(error: hub::HubError) -> Failure {
+        use hub::HubError as Error;
+        match error {
+            Error::Store(error) => error.into(),
+            error @ (Error::Name(_) | Error::NoWeights { .. } | Error::NoCache) => {
+                Failure::invalid(error)
+            }
+            error => Failure::failed(error),
+        }
+    }
+}
+
 #[cfg(feature = "collect")]
 impl From<collect::CollectError> for Failure {
     fn from(error: collect::CollectError) -> Failure {

@@ -13,11 +13,15 @@ use tools::assistant::{Assistant, AssistantError, Settings};
 
 use crate::common::Common;
 use crate::failure::Failure;
+use crate::fetched::local;
 use crate::interrupt;
 
 /// How tokens are chosen.
 #[derive(Args, Clone, Debug)]
 pub struct SamplingArgs {
+    /// Longest conversation, tokens, for which memory is taken; not more than the model's own.
+    #[arg(long, default_value_t = 8192, value_name = "N")]
+    pub context: usize,
     /// Divides the logits; 0 always takes the likeliest token.
     #[arg(long, default_value_t = 0.0, value_name = "T")]
     temperature: f32,
@@ -60,7 +64,7 @@ impl SamplingArgs {
 /// Arguments of `generate`.
 #[derive(Args, Debug)]
 pub struct GenerateArgs {
-    /// A model directory or a run directory.
+    /// A run or model directory, a GGUF file, or hf:ORG/NAME[:FILE].
     model: PathBuf,
     /// The prompt: one message to the assistant or, with --raw, a text to continue.
     #[arg(long, value_name = "TEXT")]
@@ -81,10 +85,12 @@ pub struct GenerateArgs {
 /// What can't be read, or started.
 pub fn start(
     path: &std::path::Path,
+    context: usize,
     common: &Common,
     sequences: usize,
 ) -> Result<Assistant, Failure> {
-    let loaded = model::load(path)?;
+    let mut loaded = model::load(&local(path)?)?;
+    loaded.transformer.limit_context(context);
     let options = Options::new(loaded.transformer.config(), sequences);
     Assistant::start(loaded, common.cpu(), options).map_err(failure)
 }
@@ -97,7 +103,9 @@ pub fn failure(error: AssistantError) -> Failure {
             Failure::invalid(error).hint("--raw continues the prompt as text.")
         }
         AssistantError::Generate(G::TooLong { .. }) => {
-            Failure::invalid(error).hint("Shorten the prompt, or lower --max-tokens.")
+            Failure::invalid(error).hint(
+                "Shorten the prompt, lower --max-tokens, or raise --context if the model can take more.",
+            )
         }
         AssistantError::Generate(G::Cancelled) => Failure::interrupted("interrupted"),
         AssistantError::Generate(G::Memory(_) | G::Thread(_) | G::Stopped) => {
@@ -114,7 +122,7 @@ pub fn failure(error: AssistantError) -> Failure {
 /// # Errors
 /// What can't be read, a prompt that doesn't fit, settings that make no sense.
 pub fn generate(args: &GenerateArgs, common: &Common) -> Result<Value, Failure> {
-    let assistant = start(&args.model, common, 1)?;
+    let assistant = start(&args.model, args.sampling.context, common, 1)?;
     let mut settings = args.sampling.settings(common);
     settings.sampling.logprobs = args.logprobs;
     let request = if args.raw {

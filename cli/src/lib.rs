@@ -6,6 +6,7 @@ mod common;
 mod corpus;
 mod evaluate;
 pub mod failure;
+mod fetched;
 mod generate;
 mod grow;
 mod interrupt;

@@ -11,11 +11,12 @@ use serde_json::Value;
 
 use crate::common::Common;
 use crate::failure::Failure;
+use crate::fetched::local;
 
 /// Arguments of `score`.
 #[derive(Args, Debug)]
 pub struct ScoreArgs {
-    /// A model directory or a run directory.
+    /// A run or model directory, a GGUF file, or hf:ORG/NAME[:FILE].
     model: PathBuf,
     /// A file of UTF-8 text.
     file: PathBuf,
@@ -42,7 +43,7 @@ enum WindowKind {
 /// # Errors
 /// What can't be read; windows that don't fit.
 pub fn score(args: &ScoreArgs, common: &Common) -> Result<Value, Failure> {
-    let loaded = directory::load(&args.model)?;
+    let loaded = directory::load(&local(&args.model)?)?;
     let text = store::read_text(&args.file)?;
     let context = args.context.unwrap_or(loaded.transformer.config().max_position_embeddings);
     let windows = match args.windows {

@@ -16,13 +16,14 @@ use store::{Lineage, lineage};
 
 use crate::common::{Common, say};
 use crate::failure::Failure;
+use crate::fetched::local;
 use crate::progress::count;
 use origin::Origin;
 
 /// Arguments of `show`.
 #[derive(Args, Debug)]
 pub struct ShowArgs {
-    /// A run directory, anything in it, a model directory, or a GGUF file.
+    /// A run directory, anything in it, a model directory, a GGUF file, or hf:ORG/NAME[:FILE].
     pub path: PathBuf,
     /// Compute all content hashes again and compare them with the records.
     #[arg(long)]
@@ -41,7 +42,7 @@ pub struct ShowArgs {
 /// # Errors
 /// A path that is neither of a run nor a model; with `--verify`, what is not as it was.
 pub fn show(args: &ShowArgs, common: &Common) -> Result<Value, Failure> {
-    let path = std::fs::canonicalize(&args.path)
+    let path = std::fs::canonicalize(local(&args.path)?)
         .map_err(store::StoreError::io("read", args.path.as_path()))?;
     if let Some(words) = &args.holds {
         let run = run_of(&path).ok_or_else(|| {

@@ -9,7 +9,7 @@ use data::shards::Shards;
 use homegrown::recipe::Recipe;
 use model::config::{Config, Sizes};
 use model::init::{Init, initialise};
-use model::tokenizer::Tokenizer;
+use model::tokenizer::{DecodeStream, Tokenizer};
 use model::weights::GgufFiles;
 use train::checkpoint;
 use train::optimizer::{Optimizer, OptimizerConfig};
@@ -70,13 +70,36 @@ pub fn gguf(bytes: &[u8]) {
     }
 }
 
-/// A `tokenizer.json`; one that is taken turns text to ids and back.
+/// A `tokenizer.json`; one that is taken turns text to ids and back, and can be written.
 pub fn tokenizer(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(tokenizer) = Tokenizer::from_json(text) {
-        let ids = tokenizer.encode("A text, 12 words; ünd\u{1F600} \n\n  more.");
-        let _ = tokenizer.decode(&ids);
+        used(&tokenizer);
     }
+}
+
+/// The tokenizer of a GGUF file.
+pub fn tokenizer_gguf(bytes: &[u8]) {
+    let Ok(contents) = Contents::read(bytes) else { return };
+    if let Ok(tokenizer) = Tokenizer::from_gguf(&contents, bytes) {
+        used(&tokenizer);
+    }
+}
+
+/// What every sound tokenizer keeps to.
+fn used(tokenizer: &Tokenizer) {
+    let text =
+        "A text, 12 words; ünd\u{1F600} \n\n  more. <s> ▁<|end|>\0 aaaaaaaaaaaaaaaaaaaaaaaaaa";
+    let ids = tokenizer.encode(text);
+    let unknown = tokenizer.roles().unknown;
+    assert!(ids.iter().all(|&id| (id as usize) < tokenizer.vocab_size()));
+    assert!(ids.iter().all(|&id| !tokenizer.is_special(id) || Some(id) == unknown));
+    let ids = tokenizer.encode_with_special(text);
+    let mut stream = DecodeStream::new();
+    let mut streamed: String = ids.iter().map(|&id| stream.push(tokenizer, id)).collect();
+    streamed += &stream.finish();
+    assert!(streamed == tokenizer.decode(&ids));
+    let _ = tokenizer.to_json();
 }
 
 /// A set of one token shard; one that is taken is read.
@@ -139,6 +162,21 @@ pub fn seeds() -> Result<Vec<Seed>, Box<dyn std::error::Error>> {
     let tokenizer = Tokenizer::train(["some words, some more words"; 3], &options, &mut |_| {})?;
     let tokenizer = tokenizer.to_json().into_bytes();
 
+    // Of each kind, with its cases beside it.
+    let kinds: [&[u8]; 6] = [
+        include_bytes!("../../model/tests/fixtures/kinds/llama3.json"),
+        include_bytes!("../../model/tests/fixtures/kinds/deepseek.json"),
+        include_bytes!("../../model/tests/fixtures/kinds/llama.json"),
+        include_bytes!("../../model/tests/fixtures/kinds/gemma.json"),
+        include_bytes!("../../model/tests/fixtures/kinds/t5.json"),
+        include_bytes!("../../model/tests/fixtures/kinds/unigram.json"),
+    ];
+    let mut tokenizers = vec![tokenizer];
+    for kind in kinds {
+        let fixture: serde_json::Value = serde_json::from_slice(kind)?;
+        tokenizers.push(fixture["file"].to_string().into_bytes());
+    }
+
     let folder = tempfile::tempdir()?;
     let mut writer =
         data::shards::ShardWriter::create(folder.path(), store::hash_bytes(b"tokenizer"), 300)?;
@@ -173,10 +211,13 @@ pub fn seeds() -> Result<Vec<Seed>, Box<dyn std::error::Error>> {
     let talk = br#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
 {"messages": [{"role": "assistant", "content": "", "tool_calls": [{"name": "calculator", "arguments": {"expression": "1+1"}}]}]}
 "#;
-    Ok(vec![
+    let mut seeds = vec![
         ("safetensors", weights),
         ("gguf", include_bytes!("../../model/src/gguf/fixture.gguf").to_vec()),
-        ("tokenizer", tokenizer),
+        ("tokenizer_gguf", include_bytes!("../../model/tests/fixtures/kinds/smollm.gguf").to_vec()),
+        ("tokenizer_gguf", include_bytes!("../../model/tests/fixtures/kinds/llama.gguf").to_vec()),
+        ("tokenizer_gguf", include_bytes!("../../model/tests/fixtures/kinds/gemma.gguf").to_vec()),
+        ("tokenizer_gguf", include_bytes!("../../model/tests/fixtures/kinds/t5.gguf").to_vec()),
         ("shard", shard),
         ("recipe", homegrown::recipe::DEFAULT.into()),
         ("recipe", homegrown::recipe::DOCS.into()),
@@ -184,5 +225,7 @@ pub fn seeds() -> Result<Vec<Seed>, Box<dyn std::error::Error>> {
         ("checkpoint", manifest),
         ("checkpoint", state),
         ("conversations", talk.to_vec()),
-    ])
+    ];
+    seeds.extend(tokenizers.into_iter().map(|file| ("tokenizer", file)));
+    Ok(seeds)
 }

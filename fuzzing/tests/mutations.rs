@@ -46,6 +46,7 @@ fn damaged_files_are_refused_and_nothing_else() {
             "safetensors" => fuzzing::safetensors,
             "gguf" => fuzzing::gguf,
             "tokenizer" => fuzzing::tokenizer,
+            "tokenizer_gguf" => fuzzing::tokenizer_gguf,
             "recipe" => fuzzing::recipe,
             "shard" => fuzzing::shard,
             "checkpoint" => fuzzing::checkpoint,

@@ -1,4 +1,4 @@
-//! The ids that a tokenizer gives, for comparisons with other programs (`tests/peers.py`).
+//! The ids that a tokenizer gives, for comparisons with other programs with `tokenizers`.
 //!
 //! ```text
 //! tokenizer_ids TOKENIZER.json|FILE.gguf TEXTS.json OUT.json [WRITTEN.json]

@@ -217,11 +217,7 @@ impl Tokenizer {
         let mut start = 0;
         match &self.cut {
             Cut::Scan(pre_tokenizer) => {
-                while start < text.len() {
-                    let end = pre_tokenizer.piece_end(text, start);
-                    scratch.encode(self, text, start, end, ids);
-                    start = end;
-                }
+                pre_tokenizer.each(text, |start, end| scratch.encode(self, text, start, end, ids));
             }
             Cut::Splits(splits) => splits.pieces(text, &mut |piece| {
                 scratch.encode(self, piece, 0, piece.len(), ids);

@@ -124,6 +124,12 @@ impl Transformer {
         Transformer { config, parameters, embedding, positions, layers, norm, head, ropes }
     }
 
+    /// Makes the longest context shorter: memory for it is taken when generating.
+    pub fn limit_context(&mut self, tokens: usize) {
+        let most = &mut self.config.max_position_embeddings;
+        *most = tokens.clamp(1, *most);
+    }
+
     /// Its shape.
     pub fn config(&self) -> &Config {
         &self.config

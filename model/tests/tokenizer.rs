@@ -346,7 +346,7 @@ fn contradictions_are_refused() {
     told(error_of(|f| f["added_tokens"][1]["content"] = json!("<|im_end|>")), "twice");
     told(error_of(|f| f["normalizer"] = json!({"type": "Nmt"})), "normalizer");
     told(error_of(|f| f["pre_tokenizer"] = json!({"type": "BertPreTokenizer"})), "decoder");
-    told(error_of(|f| f["model"]["unk_token"] = json!("!")), "unk_token");
+    told(error_of(|f| f["model"]["unk_token"] = json!("never")), "unknown token");
     told(error_of(|f| f["post_processor"] = json!({"type": "BertProcessing"})), "post-processor");
     told(error_of(|f| f["pre_tokenizer"]["pretokenizers"][0]["invert"] = json!(true)), "pre-tok");
     told(error_of(|f| f["decoder"] = json!({"type": "Metaspace"})), "decoder");

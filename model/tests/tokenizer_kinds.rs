@@ -269,12 +269,12 @@ fn damaged_metadata_is_refused_and_nothing_else() {
 }
 
 /// The vocabularies of real models, if `HOMEGROWN_TOKENIZERS` names a folder that
-/// `tests/peers.py` has filled: NAME.gguf or NAME.json, and NAME.cases.json.
+/// `tests/tokenizer_real.py` has filled: NAME.gguf and NAME.cases.json.
 #[test]
 fn real_vocabularies() {
     let Some(folder) = std::env::var_os("HOMEGROWN_TOKENIZERS") else {
         eprintln!(
-            "SKIPPED: real_vocabularies; HOMEGROWN_TOKENIZERS names no folder (see peers.py)"
+            "SKIPPED: real_vocabularies; HOMEGROWN_TOKENIZERS names no folder (see tokenizer_real.py)"
         );
         return;
     };

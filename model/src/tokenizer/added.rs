@@ -2,10 +2,13 @@
 
 use std::borrow::Cow;
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use unicode_general_category::{GeneralCategory, get_general_category};
 
 use super::TokenizerError;
+
+/// Longest content, in bytes.
+const LONGEST: usize = 512;
 
 /// One added token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,12 +82,17 @@ struct Finder {
 
 impl Added {
     /// # Errors
-    /// If the contents are too long for an automaton.
+    /// If a content is too long, or nothing when it is normalised.
     pub(super) fn new(
         mut tokens: Vec<AddedToken>,
         normalize: impl Fn(&str) -> Cow<'_, str>,
     ) -> Result<Added, TokenizerError> {
         tokens.sort_by_key(|token| token.id);
+        if let Some(token) = tokens.iter().find(|token| token.content.len() > LONGEST) {
+            let (id, len) = (token.id, token.content.len());
+            let what = format!("added token {id} has {len} bytes; at most {LONGEST} are read");
+            return Err(TokenizerError::Unsupported(what));
+        }
         let finder = |normalized: bool, all: bool| {
             let wanted =
                 |token: &&AddedToken| token.normalized == normalized && (all || token.text);
@@ -134,7 +142,13 @@ impl Finder {
             return Err(TokenizerError::Invalid(what));
         }
         let automaton = (!patterns.is_empty())
-            .then(|| AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&patterns))
+            .then(|| {
+                AhoCorasick::builder()
+                    .match_kind(MatchKind::LeftmostLongest)
+                    // Not a full table, which takes a kilobyte for each byte of a pattern.
+                    .kind(Some(AhoCorasickKind::ContiguousNFA))
+                    .build(&patterns)
+            })
             .transpose()
             .map_err(|error| TokenizerError::Invalid(format!("added tokens: {error}")))?;
         Ok(Finder { automaton, tokens })

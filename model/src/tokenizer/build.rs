@@ -1,8 +1,10 @@
 //! From a checked vocabulary, wherever it was read, to what encodes with it.
 
 use std::borrow::Cow;
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
 
 use super::bpe::Merges;
 use super::model::{Bpe, Model, NONE, Symbols};
@@ -46,7 +48,7 @@ impl Kind {
 /// A merge: left, right, what they become.
 pub(super) type Merge = (u32, u32, u32);
 
-type Ids<'a> = HashMap<&'a str, u32>;
+type Ids<'a> = HashMap<&'a str, u32, RandomState>;
 
 fn invalid<T>(what: String) -> Result<T, TokenizerError> {
     Err(TokenizerError::Invalid(what))
@@ -57,7 +59,7 @@ fn invalid<T>(what: String) -> Result<T, TokenizerError> {
 /// # Errors
 /// A text that is there twice.
 pub(super) fn ids<'a>(entries: &'a [Entry<'_>]) -> Result<Ids<'a>, TokenizerError> {
-    let mut ids = HashMap::with_capacity(entries.len());
+    let mut ids = Ids::with_capacity_and_hasher(entries.len(), RandomState::default());
     for (id, entry) in (0..).zip(entries) {
         if ids.insert(&*entry.text, id).is_some() {
             return invalid(format!("token {:?} is there twice in the vocabulary", entry.text));
@@ -117,34 +119,32 @@ pub(super) fn merges_by_score(
     let mut found = vec![];
     for (made, entry) in (0..).zip(entries).filter(|(_, entry)| entry.kind.is_text()) {
         let text = &*entry.text;
-        for (at, _) in text.char_indices().skip(1) {
-            let known = |text: &str| {
-                ids.get(text).copied().filter(|&id| entries[id as usize].kind.is_text())
-            };
+        let known =
+            |text: &str| ids.get(text).copied().filter(|&id| entries[id as usize].kind.is_text());
+        let chars = text.chars().count();
+        for (left_chars, (at, _)) in text.char_indices().enumerate().skip(1) {
             if let Some(left) = known(&text[..at])
                 && let Some(right) = known(&text[at..])
             {
-                found.push((left, right, made));
+                found.push((Reverse((left_chars as u16, chars as u16)), (left, right, made)));
             }
         }
         if found.len() > WAYS * entries.len() {
             return invalid(format!("more than {WAYS} ways to make a token, on average"));
         }
     }
-    let chars = |id: u32| Reverse(entries[id as usize].text.chars().count());
-    // Of equal ones, the longest left part first: as converters of SentencePiece's files do.
-    found.sort_by(|a, b| {
-        let (x, y) = (&entries[a.2 as usize], &entries[b.2 as usize]);
-        match (x.kind, y.kind) {
-            (Kind::User, Kind::User) => a.2.cmp(&b.2),
-            (Kind::User, _) => std::cmp::Ordering::Less,
-            (_, Kind::User) => std::cmp::Ordering::Greater,
-            _ => y.score.total_cmp(&x.score),
+    // Of equal ones, the longest left part first, then the longest right one: as converters of SentencePiece's files do.
+    found.sort_unstable_by(|(x_chars, x), (y_chars, y)| {
+        let (a, b) = (&entries[x.2 as usize], &entries[y.2 as usize]);
+        match (a.kind, b.kind) {
+            (Kind::User, Kind::User) => x.2.cmp(&y.2),
+            (Kind::User, _) => Ordering::Less,
+            (_, Kind::User) => Ordering::Greater,
+            _ => b.score.total_cmp(&a.score),
         }
-        .then_with(|| (chars(a.0), chars(a.1)).cmp(&(chars(b.0), chars(b.1))))
-        .then_with(|| (a.2, a.0, a.1).cmp(&(b.2, b.0, b.1)))
+        .then_with(|| (x_chars, x.2, x.0, x.1).cmp(&(y_chars, y.2, y.0, y.1)))
     });
-    Ok(found)
+    Ok(found.into_iter().map(|(_, merge)| merge).collect())
 }
 
 fn check_scored(entries: &[Entry<'_>]) -> Result<(), TokenizerError> {
@@ -217,7 +217,7 @@ pub(super) fn sentence_piece(
     unknown: Unknown,
 ) -> Result<(Tokens, Model, Words), TokenizerError> {
     let (tokens, bytes) = spaced(entries, unknown)?;
-    let mut ids: HashMap<char, u32, foldhash::fast::RandomState> = HashMap::default();
+    let mut ids: HashMap<char, u32, RandomState> = HashMap::default();
     for (id, text) in texts(&tokens, entries) {
         let mut chars = text.chars();
         if let (Some(c), None) = (chars.next(), chars.next()) {

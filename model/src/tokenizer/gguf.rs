@@ -52,6 +52,10 @@ impl<'a> Source<'a> {
         Ok(id.filter(|id| (0.0..tokens as f64).contains(id)).map(|id| id as u32))
     }
 
+    fn architecture(&self) -> Option<&'a str> {
+        self.contents.metadata.get("general.architecture")?.as_str()
+    }
+
     fn strings(&self, name: &str) -> Result<Vec<&'a str>, TokenizerError> {
         Ok(self.contents.strings(self.bytes, &key(name))?)
     }
@@ -102,7 +106,12 @@ fn byte_level(source: &Source<'_>, pre: Option<&str>) -> Result<Tokenizer, Token
     }
     let merges = build::merges(&entries, &ids, pairs.into_iter())?;
     drop(ids);
-    let family = family(pre.unwrap_or("default"))?;
+    // Files of GPT-2 itself are older than names of pre-tokenizers.
+    let pre = match pre.unwrap_or("default") {
+        "default" if source.architecture() == Some("gpt2") => "gpt-2",
+        name => name,
+    };
+    let family = family(pre)?;
     let (tokens, model) = build::byte_level(&entries, merges, family.whole)?;
     let steps = if family.composed { vec![Step::Nfc] } else { vec![] };
     let normalizer = Normalizer { steps, spaces: false };
@@ -135,8 +144,7 @@ fn sentence_piece(source: &Source<'_>) -> Result<Tokenizer, TokenizerError> {
     let prefixed = source.flag("add_space_prefix", true)?;
     let mut normalizer = Normalizer { steps: vec![], spaces: true };
     // Phi 3 puts a space before each part of a text, also before one that begins with a space.
-    let architecture = source.contents.metadata.get("general.architecture");
-    let always = architecture.and_then(Value::as_str) == Some("phi3");
+    let always = source.architecture() == Some("phi3");
     if prefixed && always {
         normalizer.steps.push(Step::Prepend(" ".into()));
     }

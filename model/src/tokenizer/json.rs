@@ -62,6 +62,9 @@ pub(super) fn read(text: &str) -> Result<Tokenizer, TokenizerError> {
         pipeline::check_byte_decoder(&file.decoder)?;
         let cut = pipeline::splits(&file.pre_tokenizer)?;
         let (tokens, model) = build::byte_level(&entries, merges, model.ignore_merges)?;
+        if token.is_some() && model.lacks_bytes() {
+            return unsupported("unk_token for missing bytes".into());
+        }
         (tokens, model, cut, false)
     } else {
         let strip = pipeline::strips(&file.decoder)?;
@@ -98,8 +101,8 @@ fn check(file: &File<AnyModel<'_>>) -> Result<(), TokenizerError> {
     {
         return unsupported("BPE with dropout, prefix or suffix".into());
     }
-    if byte_level && (model.unk_token.is_some() || model.byte_fallback) {
-        return unsupported("byte-level BPE with unk_token or byte_fallback".into());
+    if byte_level && model.byte_fallback {
+        return unsupported("byte-level BPE with byte_fallback".into());
     }
     if !byte_level && model.ignore_merges {
         return unsupported("ignore_merges without bytes".into());

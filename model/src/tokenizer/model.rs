@@ -56,6 +56,14 @@ pub(super) struct Buffers {
 }
 
 impl Model {
+    /// Whether it begins with bytes and some have no token.
+    pub(super) fn lacks_bytes(&self) -> bool {
+        match self {
+            Model::Bpe(Bpe { symbols: Symbols::Bytes(ids), .. }) => ids.contains(&NONE),
+            _ => false,
+        }
+    }
+
     /// The ids of a piece, in `ids`, which is cleared.
     pub(super) fn encode(
         &self,

@@ -65,6 +65,17 @@ impl PreTokenizer {
         }
     }
 
+    /// Gives out where each piece starts and ends: a loop of its own for each scanner.
+    #[inline]
+    pub(super) fn each(self, text: &str, each: impl FnMut(usize, usize)) {
+        match self {
+            PreTokenizer::Qwen2 => scan(text, gpt4::<1>, each),
+            PreTokenizer::Llama3 => scan(text, gpt4::<3>, each),
+            PreTokenizer::Gpt2 => scan(text, gpt2::<false>, each),
+            PreTokenizer::SmolLm => scan(text, gpt2::<true>, each),
+        }
+    }
+
     /// The pieces of a text, in order.
     pub fn pieces(self, text: &str) -> impl Iterator<Item = &str> {
         let mut start = 0;
@@ -76,6 +87,16 @@ impl PreTokenizer {
                 piece
             })
         })
+    }
+}
+
+#[inline(always)]
+fn scan(text: &str, end: impl Fn(&str, usize) -> usize, mut each: impl FnMut(usize, usize)) {
+    let mut start = 0;
+    while start < text.len() {
+        let end = end(text, start);
+        each(start, end);
+        start = end;
     }
 }
 

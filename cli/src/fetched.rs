@@ -1,0 +1,57 @@
+//! MODEL arguments: a path, or the name of a model that is fetched first.
+
+use std::path::{Path, PathBuf};
+
+use crate::failure::Failure;
+
+/// Where a model lies: `path` itself or, of `hf:org/name[:file]`, what was fetched of that.
+///
+/// # Errors
+/// A model that can't be had.
+#[cfg(feature = "hub")]
+pub fn local(path: &Path) -> Result<PathBuf, Failure> {
+    use crate::progress::{Progress, count};
+    use hub::{Hub, Name};
+
+    let Some(name) = path.to_str().map(Name::parse).transpose()?.flatten() else {
+        return Ok(path.to_path_buf());
+    };
+    let mut bar: Option<(String, Progress)> = None;
+    let fetched = Hub::from_environment()?.fetch(
+        &name,
+        &mut |p| {
+            if bar.as_ref().is_none_or(|(file, _)| file != p.file) {
+                if let Some((_, bar)) = bar.take() {
+                    bar.finish("fetched");
+                }
+                let mut new = Progress::start(p.file, p.total);
+                new.resume_at(p.done);
+                bar = Some((p.file.to_string(), new));
+            }
+            if let Some((_, bar)) = &mut bar {
+                bar.set(p.done, &format!("{}B of {}B", count(p.done), count(p.total)));
+            }
+        },
+        &mut |text| eprintln!("   note: {text}"),
+    );
+    if let Some((_, bar)) = bar {
+        bar.finish(if fetched.is_ok() { "fetched" } else { "stopped" });
+    }
+    Ok(fetched?)
+}
+
+/// As it is: this program was built without downloads.
+///
+/// # Errors
+/// A name that would have to be fetched.
+#[cfg(not(feature = "hub"))]
+pub fn local(path: &Path) -> Result<PathBuf, Failure> {
+    if path.to_str().is_some_and(|text| text.starts_with("hf:")) {
+        return Err(Failure::invalid(format!(
+            "{}: this program was built without the feature hub, which fetches models",
+            path.display()
+        ))
+        .hint("Build it with the feature, or name a file that is here."));
+    }
+    Ok(path.to_path_buf())
+}
