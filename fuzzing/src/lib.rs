@@ -8,6 +8,7 @@ use data::jsonl::{self, Conversation};
 use data::shards::Shards;
 use homegrown::recipe::Recipe;
 use model::config::{Config, Sizes};
+use model::gguf::Contents;
 use model::init::{Init, initialise};
 use model::tokenizer::{DecodeStream, Tokenizer};
 use model::weights::GgufFiles;
