@@ -151,11 +151,12 @@ fn has_possessive(source: &str) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::tokenizer::pretokenize::{LLAMA3, QWEN2};
 
-    fn pieces<'a>(steps: Vec<Step>, text: &'a str) -> Vec<String> {
+    fn pieces(steps: Vec<Step>, text: &str) -> Vec<String> {
         let mut pieces = vec![];
         Splits(steps).pieces(text, &mut |piece| pieces.push(piece.to_string()));
         pieces
