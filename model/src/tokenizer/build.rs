@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 
 use super::bpe::Merges;
-use super::model::{Bpe, Model, NONE, Symbols};
+use super::model::{Bpe, ByByte, Model, NONE, Symbols};
 use super::normalize::SPACE;
 use super::tokens::{Lookup, Tokens};
 use super::unigram::Unigram;
@@ -248,11 +248,10 @@ pub(super) fn unigram(
 }
 
 /// Tokens with spaces for `▁`, and the ids of bytes.
-#[allow(clippy::type_complexity)]
 fn spaced(
     entries: &[Entry<'_>],
     unknown: Unknown,
-) -> Result<(Tokens, Option<Box<[u32; 256]>>), TokenizerError> {
+) -> Result<(Tokens, Option<ByByte>), TokenizerError> {
     let mut tokens = Tokens::default();
     let mut bytes = Box::new([NONE; 256]);
     for (id, entry) in (0..).zip(entries) {

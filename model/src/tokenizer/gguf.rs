@@ -255,7 +255,7 @@ fn roles(
     add_eos: bool,
 ) -> Result<Roles, TokenizerError> {
     let id = |name| source.id(name, entries.len());
-    let named = |name: &&str| {
+    let named = |name: &&'static str| {
         let found = added.iter().find(|token| token.content == **name && !token.text);
         found.map(|token| token.id)
     };
@@ -263,7 +263,7 @@ fn roles(
     Ok(Roles {
         bos,
         eos,
-        eot: id("eot")?.or_else(|| ENDS_OF_TURN.iter().find_map(|name| named(&name))),
+        eot: id("eot")?.or_else(|| ENDS_OF_TURN.iter().find_map(named)),
         unknown: id("unknown")?,
         add_bos: source.flag("add_bos_token", add_bos)? && bos.is_some(),
         add_eos: source.flag("add_eos_token", add_eos)? && eos.is_some(),

@@ -11,6 +11,9 @@ use super::unigram::{Unigram, Ways};
 /// No token.
 pub(super) const NONE: u32 = u32::MAX;
 
+/// The token of each byte.
+pub(super) type ByByte = Box<[u32; 256]>;
+
 /// What makes ids of a piece.
 #[derive(Debug)]
 pub(super) enum Model {
@@ -35,12 +38,12 @@ pub(super) struct Bpe {
 #[derive(Debug)]
 pub(super) enum Symbols {
     /// Bytes. One that has no token ([`NONE`]) is left out, as `tokenizers` does.
-    Bytes(Box<[u32; 256]>),
+    Bytes(ByByte),
     /// Characters.
     Chars {
         ids: HashMap<char, u32, RandomState>,
         /// The tokens of bytes, which stand for an unknown character if all of its bytes have one.
-        bytes: Option<Box<[u32; 256]>>,
+        bytes: Option<ByByte>,
         /// The token of unknown characters; without one they are left out.
         unknown: Option<u32>,
         /// Whether it stands for all unknown ones that are side by side.

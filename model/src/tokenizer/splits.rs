@@ -1,8 +1,8 @@
 //! Pre-tokenizers that have no scanner: expressions of any kind, one after another.
 //!
-//! They are run by an engine that takes time with the length of the text only. What it lacks is the
-//! look-ahead, which all these expressions have in one place, `\s+(?!\S)|\s+` at the end: white space
-//! without its last character, which goes with what follows. That is done here.
+//! They are run by an engine that never goes back on its way. What it lacks is the look-ahead, which
+//! all these expressions have in one place, `\s+(?!\S)|\s+` at the end: white space without its last
+//! character, which goes with what follows. That is done here.
 
 use regex_automata::meta::Regex;
 use regex_automata::util::syntax;
@@ -151,11 +151,12 @@ fn has_possessive(source: &str) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::tokenizer::pretokenize::{LLAMA3, QWEN2};
 
-    fn pieces<'a>(steps: Vec<Step>, text: &'a str) -> Vec<String> {
+    fn pieces(steps: Vec<Step>, text: &str) -> Vec<String> {
         let mut pieces = vec![];
         Splits(steps).pieces(text, &mut |piece| pieces.push(piece.to_string()));
         pieces

@@ -4,6 +4,7 @@
 //! Kudo, "Subword Regularization: Improving Neural Network Translation Models with Multiple Subword
 //! Candidates" (2018).
 
+use super::model::ByByte;
 use super::tokens::{Lookup, Tokens};
 
 /// An unknown character is this much worse than the worst token.
@@ -18,7 +19,7 @@ pub(super) struct Unigram {
     pub(super) lookup: Lookup,
     pub(super) unknown: Option<u32>,
     /// The tokens of single bytes, which stand for what is unknown.
-    pub(super) bytes: Option<Box<[u32; 256]>>,
+    pub(super) bytes: Option<ByByte>,
     worst: f64,
 }
 
@@ -41,7 +42,7 @@ impl Unigram {
         scores: Vec<f64>,
         lookup: Lookup,
         unknown: Option<u32>,
-        bytes: Option<Box<[u32; 256]>>,
+        bytes: Option<ByByte>,
     ) -> Unigram {
         let worst = scores.iter().copied().fold(f64::INFINITY, f64::min);
         Unigram { scores, lookup, unknown, bytes, worst }
