@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use comfy_table::{CellAlignment, Table, presets};
 use documents::clean::Cleaner;
+use documents::output::Output;
 use documents::parts::{Count, Verdict};
 use documents::prepare::{Stats, Step};
 use documents::{Document, Settings};
@@ -35,7 +36,7 @@ pub enum DataCommand {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         arguments: Vec<String>,
     },
-    /// Files of all kinds to documents.jsonl, heldout.jsonl, dropped.jsonl and stats.json.
+    /// Files of all kinds to documents.jsonl, heldout.jsonl (or .parquet), dropped.jsonl and stats.json.
     Prepare(PrepareArgs),
     /// What a file becomes, and what each rule says of it.
     Show(ShowArgs),
@@ -46,15 +47,23 @@ pub enum DataCommand {
 /// Arguments of `data prepare`.
 #[derive(Args, Debug)]
 pub struct PrepareArgs {
-    /// Files and folders: text, pages, PDF, office files, tables, mail, notebooks, code, JSONL, WARC,
-    /// also in archives.
+    /// Files and folders: text, pages, PDF, office files, tables, mail, notebooks, code, JSONL, parquet
+    /// (in a build with `--features parquet`), WARC, also in archives.
     #[arg(required = true)]
     paths: Vec<PathBuf>,
     /// Where to write.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// How documents are written: jsonl, or parquet in a build with `--features parquet`.
+    #[arg(long, value_name = "jsonl|parquet", value_parser = output)]
+    format: Option<Output>,
     #[command(flatten)]
     cleaning: Cleaning,
+}
+
+fn output(name: &str) -> Result<Output, String> {
+    let all = [Output::Jsonl, Output::Parquet];
+    all.into_iter().find(|o| o.extension() == name).ok_or("jsonl or parquet".into())
 }
 
 /// How documents are cleaned.
@@ -217,7 +226,9 @@ pub fn run(
 }
 
 fn prepare(args: &PrepareArgs, common: &Common) -> Result<Value, Failure> {
-    let settings = settings(&args.cleaning.clean, &args.cleaning.sets)?;
+    let mut settings = settings(&args.cleaning.clean, &args.cleaning.sets)?;
+    settings.output = args.format.unwrap_or(settings.output);
+    settings.check().map_err(Failure::invalid)?;
     // Not into something else's folder.
     let foreign = args.out.is_dir()
         && !args.out.join("parts").is_dir()
@@ -307,7 +318,7 @@ fn show(args: &ShowArgs, common: &Common) -> Result<Value, Failure> {
     let settings = settings(&args.cleaning.clean, &args.cleaning.sets)?;
     let cleaner = Cleaner::new(&settings)?;
     let mut shown = Vec::new();
-    let all = documents::stream::documents(std::slice::from_ref(&args.path))?;
+    let all = documents::stream::documents(std::slice::from_ref(&args.path), &settings)?;
     for one in all.take(args.limit) {
         let mut document = match one {
             Ok(document) => document,
@@ -368,9 +379,10 @@ fn text(document: &Document, whole: bool) {
 fn prepared(args: &ShowArgs, common: &Common) -> Result<Value, Failure> {
     let wanted = |source: &str| args.source.as_deref().is_none_or(|s| source.contains(s));
     let mut shown = Vec::new();
-    for (file, fate) in [("documents.jsonl", "to learn from"), ("heldout.jsonl", "held out")] {
-        for document in data::jsonl::read::<Document>(&args.path.join(file))? {
-            let document = document?;
+    let stats: Stats = store::read_json(&args.path.join("stats.json"))?;
+    let output = stats.settings.output;
+    for (name, fate) in [("documents", "to learn from"), ("heldout", "held out")] {
+        documents::output::each(&args.path, name, output, &mut |document| {
             if shown.len() < args.limit && wanted(&document.source) {
                 if !common.json {
                     text(&document, args.whole);
@@ -378,7 +390,8 @@ fn prepared(args: &ShowArgs, common: &Common) -> Result<Value, Failure> {
                 }
                 shown.push(json!({"document": document, "fate": fate}));
             }
-        }
+            shown.len() < args.limit
+        })?;
     }
     for verdict in data::jsonl::read::<Verdict>(&args.path.join("dropped.jsonl"))? {
         let verdict = verdict?;

@@ -110,6 +110,7 @@ fn paths(recipe: &Recipe) -> Vec<PathBuf> {
 fn own_text(run: &Run, recipe: &Recipe, threads: usize) -> Result<Facts, Failure> {
     let mut settings = crate::corpus::settings(&recipe.data.clean, &[])?;
     settings.heldout = recipe.data.heldout;
+    settings.output = documents::output::Output::Jsonl;
     let out = run.path("data");
     // Parts that a killed run has made are used.
     for name in ["documents", "heldout", "conversations"] {

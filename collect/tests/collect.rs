@@ -129,7 +129,7 @@ fn outcomes(out: &Path) -> HashMap<String, (Outcome, String)> {
 
 /// The documents that are read of a collection.
 fn documents(out: &Path) -> Vec<documents::Document> {
-    let all = documents::stream::documents(&[out.to_path_buf()]).unwrap();
+    let all = documents::stream::documents(&[out.to_path_buf()], &Default::default()).unwrap();
     all.filter_map(Result::ok).collect()
 }
 

@@ -1,5 +1,5 @@
-//! Files to clean, distinct documents: `documents.jsonl`, `heldout.jsonl`, and why the others
-//! are not among them.
+//! Files to clean, distinct documents: `documents.jsonl` and `heldout.jsonl` (or `.parquet`), and why
+//! the others are not among them.
 //!
 //! 1. Files become parts ([`crate::parts`]): read, cleaned, signed. Parts that are there stay.
 //! 2. What is known of each document decides which stay.
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use store::{AtomicFile, StoreError};
 
 use crate::files::Files;
+use crate::output::Sink;
 use crate::parts::{Cost, Count, Dropped, Part, Paths, Verdict, Work, groups};
 use crate::repeated::Repeated;
 use crate::select::{Fate, Selection};
@@ -313,8 +314,8 @@ fn document(line: &[u8], paths: &Paths, part: usize) -> Result<Document, Prepare
 
 /// The output in the making.
 struct Writer {
-    train: AtomicFile,
-    heldout: AtomicFile,
+    train: Sink,
+    heldout: Sink,
     dropped: AtomicFile,
     chosen: Selection,
     lines: Option<Boilerplate>,
@@ -332,9 +333,9 @@ impl Writer {
         repeated: Option<Repeated>,
         stats: Stats,
     ) -> Result<Writer, StoreError> {
-        let file = |name: &str| AtomicFile::create(&out.join(name));
-        let (train, heldout) = (file("documents.jsonl")?, file("heldout.jsonl")?);
-        let dropped = file("dropped.jsonl")?;
+        let file = |name: &str| Sink::create(out, name, stats.settings.output);
+        let (train, heldout) = (file("documents")?, file("heldout")?);
+        let dropped = AtomicFile::create(&out.join("dropped.jsonl"))?;
         Ok(Writer { train, heldout, dropped, chosen, lines, repeated, stats, seen: 0 })
     }
 
@@ -394,7 +395,7 @@ impl Writer {
             false => (&mut self.stats.train, &mut self.train),
         };
         count.add(bytes);
-        write_line(file, document)?;
+        file.push(document)?;
         let stats = &mut self.stats;
         stats.lengths.entry(bytes.next_power_of_two().ilog2()).or_default().add(bytes);
         let place = place(document);
