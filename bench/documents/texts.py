@@ -3,8 +3,8 @@
     python3 bench/documents/texts.py OUT.jsonl --megabytes 500 PATH...
 
 Text files and sources as they are, pages without tags, a large file in pieces of 2 to 20 kB between
-paragraphs. When the paths hold less than was asked for, they are gone through again with every twelfth
-word replaced, so that there are near duplicates and texts that are new.
+paragraphs. When the paths hold less than was asked for, they are gone through again with words changed:
+few of some documents, so that there are near duplicates, half of others, so that there are new texts.
 """
 
 import argparse

@@ -44,7 +44,7 @@ pub(crate) struct Sink {
 enum Kind {
     Lines(AtomicFile),
     #[cfg(feature = "parquet")]
-    Rows(crate::parquet::Writer),
+    Rows(Box<crate::parquet::Writer>),
 }
 
 impl Sink {
@@ -56,7 +56,7 @@ impl Sink {
         let path = output.path(folder, name);
         let kind = match output {
             #[cfg(feature = "parquet")]
-            Output::Parquet => Kind::Rows(crate::parquet::Writer::create(&path)?),
+            Output::Parquet => Kind::Rows(Box::new(crate::parquet::Writer::create(&path)?)),
             // Settings were checked: without parquet, nobody asks for it.
             _ => Kind::Lines(AtomicFile::create(&path)?),
         };
