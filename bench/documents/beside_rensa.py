@@ -1,4 +1,5 @@
-"""MinHash signatures and index (128 permutations, 16 bands, shingles of 5 words) of rensa, on one thread.
+"""MinHash signatures and index (128 permutations, 16 bands, shingles of 5 words) of rensa, on one thread, in
+seconds of the core.
 
     venv/bin/pip install rensa
     RAYON_NUM_THREADS=1 venv/bin/python bench/documents/beside_rensa.py TEXTS.jsonl
@@ -20,9 +21,9 @@ seconds, matrices, kept, PART = dict.fromkeys(["words and shingles", "signatures
 
 
 def timed(name, run):
-    start = time.time()
+    start = time.process_time()
     result = run()
-    seconds[name] += time.time() - start
+    seconds[name] += time.process_time() - start
     return result
 
 

@@ -78,6 +78,7 @@ type Flow = Result<(), Enough>;
 
 pub(crate) struct Reader<'a> {
     pub limits: &'a Limits,
+    #[cfg_attr(not(feature = "parquet"), expect(dead_code))]
     text_field: &'a str,
     emit: &'a mut dyn FnMut(Item) -> bool,
     /// Bytes of the file on disk.
