@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use comfy_table::{CellAlignment, Table, presets};
 use documents::clean::Cleaner;
+use documents::output::Output;
 use documents::parts::{Count, Verdict};
 use documents::prepare::{Stats, Step};
 use documents::{Document, Settings};
@@ -35,7 +36,7 @@ pub enum DataCommand {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         arguments: Vec<String>,
     },
-    /// Files of all kinds to documents.jsonl, heldout.jsonl, dropped.jsonl and stats.json.
+    /// Files of all kinds to documents.jsonl, heldout.jsonl (or .parquet), dropped.jsonl and stats.json.
     Prepare(PrepareArgs),
     /// What a file becomes, and what each rule says of it.
     Show(ShowArgs),
@@ -46,15 +47,23 @@ pub enum DataCommand {
 /// Arguments of `data prepare`.
 #[derive(Args, Debug)]
 pub struct PrepareArgs {
-    /// Files and folders: text, pages, PDF, office files, tables, mail, notebooks, code, JSONL, WARC,
-    /// also in archives.
+    /// Files and folders: text, pages, PDF, office files, tables, mail, notebooks, code, JSONL, parquet
+    /// (in a build with `--features parquet`), WARC, also in archives.
     #[arg(required = true)]
     paths: Vec<PathBuf>,
     /// Where to write.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// How documents are written: jsonl, or parquet in a build with `--features parquet`.
+    #[arg(long, value_name = "jsonl|parquet", value_parser = output)]
+    format: Option<Output>,
     #[command(flatten)]
     cleaning: Cleaning,
+}
+
+fn output(name: &str) -> Result<Output, String> {
+    let all = [Output::Jsonl, Output::Parquet];
+    all.into_iter().find(|o| o.extension() == name).ok_or("jsonl or parquet".into())
 }
 
 /// How documents are cleaned.
@@ -217,7 +226,9 @@ pub fn run(
 }
 
 fn prepare(args: &PrepareArgs, common: &Common) -> Result<Value, Failure> {
-    let settings = settings(&args.cleaning.clean, &args.cleaning.sets)?;
+    let mut settings = settings(&args.cleaning.clean, &args.cleaning.sets)?;
+    settings.output = args.format.unwrap_or(settings.output);
+    settings.check().map_err(Failure::invalid)?;
     // Not into something else's folder.
     let foreign = args.out.is_dir()
         && !args.out.join("parts").is_dir()
@@ -233,44 +244,68 @@ fn prepare(args: &PrepareArgs, common: &Common) -> Result<Value, Failure> {
     let seconds = start.elapsed().as_secs_f64();
     skips(&stats.skips, &args.out.join("skipped.jsonl"));
     store::write_atomic(&args.out.join("stats.html"), page::render(&stats)?.as_bytes())?;
-    let (cost, megabytes) = (stats.cost, stats.read.bytes as f64 / 1e6);
-    // Parts that were there cost nothing.
-    let speed =
-        |seconds: f64| (seconds > 1e-4).then(|| (megabytes / seconds * 10.0).round() / 10.0);
-    // In one thread, the first three; by the clock, the others. MB of text that was read.
-    let speeds = json!({
-        "parse": speed(cost.threads.parse),
-        "clean": speed(cost.threads.clean),
-        "sign": speed(cost.threads.sign),
-        "files_to_parts": speed(cost.parts),
-        "compare": speed(cost.select),
-        "write": speed(cost.write),
-        "all": speed(seconds),
-    });
     let mut value = serde_json::to_value(&stats).map_err(Failure::failed)?;
+    let (steps, speeds) = costs(&stats, seconds, !common.json);
     value["seconds"] = json!(seconds);
-    value["megabytes_per_s"] = speeds.clone();
+    value["megabytes_per_s"] = speeds;
+    value["steps"] = steps;
     value["peak_rss_bytes"] = peak_rss_bytes().into();
     value["out"] = json!(args.out);
     if !common.json {
         tables(&stats);
-        say(&format!("\nMB/s by step: {speeds}; peak {} bytes", count(peak_rss_bytes())));
     }
     Ok(value)
 }
 
+/// What each step took: by the clock and of the cores, and MB of text that was read a second. Parsing,
+/// cleaning and signing are parts of the first pass, in seconds of its threads; parts that were there
+/// cost nothing.
+fn costs(stats: &Stats, seconds: f64, shown: bool) -> (Value, Value) {
+    let (cost, megabytes) = (stats.cost, stats.read.bytes as f64 / 1e6);
+    let one = |x: f64| (x * 10.0).round() / 10.0;
+    let speed = |seconds: f64| (seconds > 1e-4).then(|| one(megabytes / seconds));
+    let passes = [("files_to_parts", cost.parts), ("compare", cost.select), ("write", cost.write)];
+    let threads =
+        [("parse", cost.threads.parse), ("clean", cost.threads.clean), ("sign", cost.threads.sign)];
+    if shown {
+        let mut table = numbers("step", &["clock, s", "CPU, s", "cores busy", "MB/s"]);
+        let text = |x: Option<f64>| x.map_or(String::new(), |x| format!("{x:.1}"));
+        for (name, span) in passes {
+            let busy = (span.clock > 0.01).then(|| span.cpu / span.clock);
+            let cells = [Some(span.clock), Some(span.cpu), busy, speed(span.clock)];
+            table.add_row([vec![name.replace('_', " ")], cells.map(text).to_vec()].concat());
+            for (name, seconds) in threads.iter().filter(|_| name == "files_to_parts") {
+                let cells = [None, Some(*seconds), None, speed(*seconds)];
+                table.add_row([vec![format!("- {name}")], cells.map(text).to_vec()].concat());
+            }
+        }
+        say(&table.to_string());
+        say(&format!("peak memory {} bytes\n", count(peak_rss_bytes())));
+    }
+    let speeds = threads.into_iter().chain(passes.map(|(name, span)| (name, span.clock)));
+    let speeds = speeds.chain([("all", seconds)]).map(|(name, s)| (name, json!(speed(s))));
+    let steps = passes.map(|(name, span)| (name, json!(span)));
+    (
+        json!(steps.into_iter().collect::<std::collections::BTreeMap<_, _>>()),
+        json!(speeds.collect::<std::collections::BTreeMap<_, _>>()),
+    )
+}
+
+/// A table whose first column is words and whose others are numbers.
+fn numbers(first: &str, others: &[&str]) -> Table {
+    let mut table = Table::new();
+    let head: Vec<&str> = std::iter::once(first).chain(others.iter().copied()).collect();
+    table.load_style(presets::NOTHING).set_header(head);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
 /// Prints what went in and came out.
 fn tables(stats: &Stats) {
-    let table = |head: [&str; 3]| {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING).set_header(head);
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        table
-    };
     let row = |name: &str, n: &Count| [name.to_string(), n.documents.to_string(), count(n.bytes)];
-    let mut all = table(["", "documents", "bytes"]);
+    let mut all = numbers("", &["documents", "bytes"]);
     all.add_row(row("files", &stats.files));
     all.add_row(row("read", &stats.read));
     for (rule, dropped) in &stats.dropped {
@@ -283,7 +318,7 @@ fn tables(stats: &Stats) {
     all.add_row(row("to learn from", &stats.train));
     say(&all.to_string());
     for (title, counts) in [("format", &stats.formats), ("language", &stats.languages)] {
-        let mut part = table([title, "documents", "bytes"]);
+        let mut part = numbers(title, &["documents", "bytes"]);
         let mut sorted: Vec<_> = counts.iter().collect();
         sorted.sort_by_key(|(_, n)| std::cmp::Reverse(n.bytes));
         sorted.iter().take(12).for_each(|(name, n)| {
@@ -307,7 +342,7 @@ fn show(args: &ShowArgs, common: &Common) -> Result<Value, Failure> {
     let settings = settings(&args.cleaning.clean, &args.cleaning.sets)?;
     let cleaner = Cleaner::new(&settings)?;
     let mut shown = Vec::new();
-    let all = documents::stream::documents(std::slice::from_ref(&args.path))?;
+    let all = documents::stream::documents(std::slice::from_ref(&args.path), &settings)?;
     for one in all.take(args.limit) {
         let mut document = match one {
             Ok(document) => document,
@@ -368,9 +403,10 @@ fn text(document: &Document, whole: bool) {
 fn prepared(args: &ShowArgs, common: &Common) -> Result<Value, Failure> {
     let wanted = |source: &str| args.source.as_deref().is_none_or(|s| source.contains(s));
     let mut shown = Vec::new();
-    for (file, fate) in [("documents.jsonl", "to learn from"), ("heldout.jsonl", "held out")] {
-        for document in data::jsonl::read::<Document>(&args.path.join(file))? {
-            let document = document?;
+    let stats: Stats = store::read_json(&args.path.join("stats.json"))?;
+    let output = stats.settings.output;
+    for (name, fate) in [("documents", "to learn from"), ("heldout", "held out")] {
+        documents::output::each(&args.path, name, output, &mut |document| {
             if shown.len() < args.limit && wanted(&document.source) {
                 if !common.json {
                     text(&document, args.whole);
@@ -378,7 +414,8 @@ fn prepared(args: &ShowArgs, common: &Common) -> Result<Value, Failure> {
                 }
                 shown.push(json!({"document": document, "fate": fate}));
             }
-        }
+            shown.len() < args.limit
+        })?;
     }
     for verdict in data::jsonl::read::<Verdict>(&args.path.join("dropped.jsonl"))? {
         let verdict = verdict?;

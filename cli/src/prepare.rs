@@ -110,6 +110,7 @@ fn paths(recipe: &Recipe) -> Vec<PathBuf> {
 fn own_text(run: &Run, recipe: &Recipe, threads: usize) -> Result<Facts, Failure> {
     let mut settings = crate::corpus::settings(&recipe.data.clean, &[])?;
     settings.heldout = recipe.data.heldout;
+    settings.output = documents::output::Output::Jsonl;
     let out = run.path("data");
     // Parts that a killed run has made are used.
     for name in ["documents", "heldout", "conversations"] {
@@ -139,8 +140,26 @@ fn own_text(run: &Run, recipe: &Recipe, threads: usize) -> Result<Facts, Failure
         "dropped_documents": dropped,
         "skipped_files": stats.skips.len(),
     });
-    write_corpus(run, kinds, held, Vec::new())?;
+    write_corpus(run, kinds, held, Vec::new(), notes(&stats))?;
     Ok(facts.as_object().cloned().unwrap_or_default())
+}
+
+/// What was read, dropped and skipped, for the report.
+fn notes(stats: &documents::prepare::Stats) -> Vec<String> {
+    let list = |all: Vec<String>| if all.is_empty() { "nothing".into() } else { all.join(", ") };
+    let formats = stats.formats.iter().map(|(name, n)| format!("{} {name}", n.documents));
+    let dropped = stats.dropped.iter().map(|(rule, d)| format!("{} by {rule}", d.count.documents));
+    let mut notes = vec![
+        format!("read: {}", list(formats.collect())),
+        format!("dropped: {}", list(dropped.collect())),
+        format!("skipped: {}", stats.skips.len()),
+    ];
+    let first = stats.skips.iter().take(LISTED);
+    notes.extend(first.map(|skip| format!("  {}: {}", skip.source, skip.reason)));
+    if stats.skips.len() > LISTED {
+        notes.push("  … all of them are in data/skipped.jsonl".into());
+    }
+    notes
 }
 
 /// Writes `data/corpus.json`, which the report shows.
@@ -152,9 +171,10 @@ pub fn write_corpus(
     kinds: Vec<Kind>,
     heldout: Kind,
     overlap: Vec<eval::run::Overlap>,
+    notes: Vec<String>,
 ) -> Result<(), Failure> {
     let schema_version = eval::run::SCHEMA_VERSION;
-    let corpus = Corpus { schema_version, kinds, heldout: Some(heldout), overlap };
+    let corpus = Corpus { schema_version, kinds, heldout: Some(heldout), overlap, notes };
     Ok(store::write_json(&run.path("data/corpus.json"), &corpus)?)
 }
 

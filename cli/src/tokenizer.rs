@@ -108,16 +108,19 @@ fn train(args: &TrainArgs, common: &Common) -> Result<Value, Failure> {
         ..TrainOptions::default()
     };
     let mut bytes = 0;
-    let texts = documents::stream::documents(&args.paths)?.filter_map(|document| match document {
-        Ok(document) => {
-            bytes += document.text.len();
-            Some(document.text)
-        }
-        Err(skip) => {
-            eprintln!("   skipped {}: {}", skip.source, skip.reason);
-            None
-        }
-    });
+    let texts =
+        documents::stream::documents(&args.paths, &Default::default())?.filter_map(|document| {
+            match document {
+                Ok(document) => {
+                    bytes += document.text.len();
+                    Some(document.text)
+                }
+                Err(skip) => {
+                    eprintln!("   skipped {}: {}", skip.source, skip.reason);
+                    None
+                }
+            }
+        });
     let tokenizer = tokenize::train_shown(texts, &options)?;
     store::write_atomic(&args.out, tokenizer.to_json().as_bytes())?;
     if !common.json {

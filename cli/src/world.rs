@@ -104,7 +104,7 @@ pub fn prepare(run: &Run, recipe: &Recipe, pool: &Pool) -> Result<Facts, Failure
         count(bytes),
         questions.len()
     ));
-    write_corpus(run, kinds.into_values().collect(), heldout, overlap)?;
+    write_corpus(run, kinds.into_values().collect(), heldout, overlap, Vec::new())?;
     Ok(facts.as_object().cloned().unwrap_or_default())
 }
 

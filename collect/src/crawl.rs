@@ -11,7 +11,7 @@ use store::StoreError;
 use url::Url;
 
 use crate::entry::{Entry, Outcome};
-use crate::fetch::Fetcher;
+use crate::fetch::{self, Fetcher};
 use crate::hosts::lock;
 use crate::journal::Journal;
 use crate::pending::Pending;
@@ -30,15 +30,34 @@ pub struct Known {
 struct Done {
     stored: bool,
     links: Option<Vec<String>>,
+    /// Where its page is, if its links were not followed and are wanted now.
+    place: Option<Place>,
+}
+
+struct Place {
+    url: String,
+    file: String,
+    offset: u64,
+    length: u64,
 }
 
 impl Known {
-    pub fn add(&mut self, entry: Entry) {
+    /// `depth`: links are followed as far.
+    pub fn add(&mut self, entry: Entry, depth: u32) {
         let stored = entry.outcome == Outcome::Stored;
-        if stored {
-            self.pages.insert(entry.final_url.unwrap_or_else(|| entry.source.clone()));
+        let url = entry.final_url.unwrap_or_else(|| entry.source.clone());
+        let mut place = None;
+        if entry.links.is_none()
+            && entry.depth < depth
+            && let (Some(file), Some(offset), Some(length)) =
+                (entry.file, entry.offset, entry.length)
+        {
+            place = Some(Place { url: url.clone(), file, offset, length });
         }
-        self.sources.insert(entry.source, Done { stored, links: entry.links });
+        if stored {
+            self.pages.insert(url);
+        }
+        self.sources.insert(entry.source, Done { stored, links: entry.links, place });
     }
 
     pub fn has(&self, source: &str) -> bool {
@@ -205,11 +224,11 @@ impl State {
         }
         let number = self.tasks.len();
         let entry = || Entry { source: source.clone(), depth, ..Entry::default() };
-        if let Some(done) = self.known.sources.remove(&source) {
-            if done.stored && done.links.is_none() && depth < settings.depth {
-                return Err(CollectError::Setting(format!(
-                    "{source} was collected without its links; choose a smaller --depth or another --out"
-                )));
+        if let Some(mut done) = self.known.sources.remove(&source) {
+            if let Some(Place { url, file, offset, length }) = done.place.take() {
+                let answer = self.writer.read(&file, offset, length)?;
+                let url = Url::parse(&url).ok();
+                done.links = url.map(|url| fetch::links(&answer, &url, settings.max_bytes));
             }
             // A kill may have come between the two.
             self.pending.remove(&source)?;

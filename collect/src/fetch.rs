@@ -74,13 +74,11 @@ impl<'a> Fetcher<'a> {
             Ok(body) => body,
             Err((outcome, reason)) => return (entry.with(outcome, reason), vec![]),
         };
-        if matches!(answer.kind().as_str(), "text/html" | "application/xhtml+xml") {
+        if is_page(&answer) {
             let page = page::read(&body, &url);
             entry.robots = page.robots.or(entry.robots);
             entry.licence = documents::licence::of_page(body).or(entry.licence);
-            let wanted = |to: &&Url| to.host_str() == url.host_str();
-            let links = page.links.iter().filter(wanted).map(Url::to_string);
-            entry.links = (depth < self.settings.depth).then(|| links.collect());
+            entry.links = (depth < self.settings.depth).then(|| within(&page.links, &url));
         } else if depth < self.settings.depth {
             entry.links = Some(Vec::new());
         }
@@ -180,6 +178,23 @@ impl<'a> Fetcher<'a> {
             wait *= 2;
         }
     }
+}
+
+/// The links of an answer that was stored, within its host.
+pub fn links(answer: &Answer, url: &Url, most: u64) -> Vec<String> {
+    match plain(answer, most) {
+        Ok(body) if is_page(answer) => within(&page::read(&body, url).links, url),
+        _ => Vec::new(),
+    }
+}
+
+fn is_page(answer: &Answer) -> bool {
+    matches!(answer.kind().as_str(), "text/html" | "application/xhtml+xml")
+}
+
+fn within(links: &[Url], url: &Url) -> Vec<String> {
+    let wanted = |to: &&Url| to.host_str() == url.host_str();
+    links.iter().filter(wanted).map(Url::to_string).collect()
 }
 
 /// Refuses what can't be asked for.

@@ -5,9 +5,37 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use documents::files::COLLECTED;
-use store::{StoreError, crash};
+use store::{AtomicFile, StoreError, crash};
 
 use crate::entry::{Entry, Outcome};
+
+/// Takes what failed out of the journal of a folder, so that it is asked for again. Nothing of it is
+/// in other files.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn forget_failed(dir: &Path) -> Result<(), StoreError> {
+    let path = dir.join(COLLECTED);
+    if !path.exists() {
+        return Ok(());
+    }
+    let mut lines = BufReader::new(File::open(&path).map_err(StoreError::io("read", &path))?);
+    let (mut kept, mut forgotten, mut line) = (AtomicFile::create(&path)?, 0, Vec::new());
+    loop {
+        line.clear();
+        if lines.read_until(b'\n', &mut line).map_err(StoreError::io("read", &path))? == 0 {
+            break;
+        }
+        // What is no entry is told when the journal is opened.
+        let entry = serde_json::from_slice::<Entry>(&line);
+        if entry.is_ok_and(|entry| entry.outcome == Outcome::Failed) {
+            forgotten += 1;
+        } else {
+            kept.write_all(&line).map_err(StoreError::io("write", &path))?;
+        }
+    }
+    if forgotten > 0 { kept.commit() } else { Ok(()) }
+}
 
 /// The file, open at its end.
 pub struct Journal {

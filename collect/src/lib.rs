@@ -50,6 +50,8 @@ pub struct Settings {
     pub hosts: usize,
     /// Links that are followed from the given URLs, within a host.
     pub depth: u32,
+    /// Ask again for what failed in an earlier run.
+    pub retry_failed: bool,
     /// Pages that are stored at most.
     pub max_pages: u64,
     /// Largest page, bytes, as it is sent and as it is without packing.
@@ -68,6 +70,7 @@ impl Default for Settings {
             backoff: Duration::from_secs(1),
             hosts: 8,
             depth: 0,
+            retry_failed: false,
             max_pages: u64::MAX,
             max_bytes: 16 << 20,
             allowed: address::public,
@@ -114,6 +117,9 @@ pub fn collect(
     store::atomic::remove_half_written(out)?;
     let mut stats = Stats::default();
     let (mut known, mut ends) = (crawl::Known::default(), Vec::<(String, u64)>::new());
+    if settings.retry_failed {
+        journal::forget_failed(out)?;
+    }
     let mut journal = journal::Journal::open(out, |entry| {
         stats.count(&entry);
         if let (Some(file), Some(offset), Some(length)) = (&entry.file, entry.offset, entry.length)
@@ -123,7 +129,7 @@ pub fn collect(
                 _ => ends.push((file.clone(), offset + length)),
             }
         }
-        known.add(entry);
+        known.add(entry, settings.depth);
     })?;
     let writer = warc::Writer::open(out, &ends, &settings.user_agent)?;
     local::collect(&sources.paths, out, &known, &mut journal, &mut stats)?;

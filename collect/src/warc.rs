@@ -1,10 +1,11 @@
 //! Pages as WARC 1.1 records (ISO 28500), each packed by itself, in files that are only appended to.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use flate2::Compression;
+use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use store::{StoreError, crash};
 use url::Url;
@@ -62,6 +63,20 @@ fn record(kind: &str, time: &str, head: &str, block: &[u8]) -> io::Result<Vec<u8
     packed.finish()
 }
 
+/// The answer of a record that [`response`] made.
+fn answer(record: &[u8]) -> Option<Answer> {
+    let head = |bytes: &[u8]| bytes.windows(4).position(|w| w == b"\r\n\r\n").map(|at| at + 4);
+    let http = &record[head(record)?..];
+    let end = head(http)?;
+    let lines = std::str::from_utf8(&http[..end]).ok()?.lines().skip(1);
+    let header = |line: &str| line.split_once(": ").map(|(n, v)| (n.to_string(), v.to_string()));
+    let headers: Vec<_> = lines.filter_map(header).collect();
+    let mut answer = Answer { status: 200, headers, body: Vec::new() };
+    let length: usize = answer.header("content-length")?.parse().ok()?;
+    answer.body = http.get(end..end.checked_add(length)?)?.to_vec();
+    Some(answer)
+}
+
 /// The name of a file.
 fn name(number: u32) -> String {
     format!("pages-{number:05}.warc.gz")
@@ -110,6 +125,24 @@ impl Writer {
 
     fn path(&self) -> PathBuf {
         self.dir.join(name(self.number))
+    }
+
+    /// Reads an answer that was stored.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the system refuses; it is no record of ours.
+    pub fn read(&self, file: &str, offset: u64, length: u64) -> Result<Answer, StoreError> {
+        let path = self.dir.join(file);
+        let mut packed = File::open(&path).map_err(StoreError::io("read", &path))?;
+        packed.seek(SeekFrom::Start(offset)).map_err(StoreError::io("read", &path))?;
+        let mut record = Vec::new();
+        GzDecoder::new(packed.take(length))
+            .read_to_end(&mut record)
+            .map_err(StoreError::io("unpack a record of", &path))?;
+        answer(&record).ok_or_else(|| {
+            let reason = format!("the record at byte {offset} is no answer");
+            StoreError::Damaged { path, reason }
+        })
     }
 
     /// Appends a record, durably: which file it is in, and from which byte on.

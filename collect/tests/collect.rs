@@ -129,7 +129,7 @@ fn outcomes(out: &Path) -> HashMap<String, (Outcome, String)> {
 
 /// The documents that are read of a collection.
 fn documents(out: &Path) -> Vec<documents::Document> {
-    let all = documents::stream::documents(&[out.to_path_buf()]).unwrap();
+    let all = documents::stream::documents(&[out.to_path_buf()], &Default::default()).unwrap();
     all.filter_map(Result::ok).collect()
 }
 
@@ -435,6 +435,45 @@ fn links_are_followed_breadth_first_within_the_host() {
     assert_eq!(server.paths().len() - before, 3, "nothing is fetched twice");
     let again: Vec<_> = entries(out.path()).into_iter().map(|e| (e.source, e.depth)).collect();
     assert_eq!(found, again);
+}
+
+/// What failed is asked for again if that is wanted, and deeper links are followed from what is there.
+#[test]
+fn an_old_folder_is_gone_on_with() {
+    let server = Server::start(|r| match (r.path.as_str(), r.before) {
+        ("/", _) => html("<p>First.</p><a href='/a'>a</a> <a href='/down'>b</a>"),
+        ("/a", _) => {
+            let body =
+                packed(b"<p>Second.</p><a href='/c#x'>c</a> <a href='http://other.invalid/'>o</a>");
+            answer("200 OK", "Content-Type: text/html\r\nContent-Encoding: gzip\r\n", &body)
+        }
+        ("/down", 0) => answer("500 No", "", b""),
+        ("/down", _) => html("<p>Up again.</p><a href='/d'>d</a>"),
+        ("/c" | "/d", _) => text("words"),
+        _ => missing(),
+    });
+    let out = tempfile::tempdir().unwrap();
+    let at = |depth, retry_failed| {
+        let settings = Settings { depth, retry_failed, retries: 0, ..settings() };
+        run(&[server.url("/")], &settings, out.path())
+    };
+    let asked = || server.paths();
+    assert_eq!(at(1, false).of(Outcome::Failed), 1);
+    assert_eq!(asked(), ["/", "/a", "/down"]);
+    // Failed is failed.
+    assert_eq!(at(1, false).of(Outcome::Failed), 1);
+    assert_eq!(asked().len(), 3);
+    // A level more, of pages that are not fetched again.
+    let stats = at(2, false);
+    assert_eq!((stats.pages, stats.of(Outcome::Failed)), (3, 1));
+    assert_eq!(asked()[3..], ["/c"]);
+    let stats = at(2, true);
+    assert_eq!((stats.pages, stats.of(Outcome::Failed)), (5, 0));
+    assert_eq!(asked()[4..], ["/down", "/d"]);
+    assert_eq!(documents(out.path()).len(), 5);
+    // And all is known.
+    at(2, true);
+    assert_eq!(asked().len(), 6);
 }
 
 /// Hosts answer at different speeds; the order is that of the list.

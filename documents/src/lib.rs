@@ -11,6 +11,9 @@ mod formats;
 pub mod identify;
 pub mod licence;
 pub mod near;
+pub mod output;
+#[cfg(feature = "parquet")]
+mod parquet;
 pub mod parse;
 pub mod parts;
 pub mod prepare;
@@ -32,6 +35,10 @@ use thiserror::Error;
 pub use document::{Document, Limits, Skip};
 pub use identify::Format;
 pub use settings::Settings;
+
+/// What a build says that can't.
+#[cfg(not(feature = "parquet"))]
+const NO_PARQUET: &str = "this build has no parquet; build it with `--features parquet`";
 
 /// Why documents could not be prepared.
 #[derive(Debug, Error)]

@@ -4,13 +4,15 @@ use crate::settings::Near;
 use crate::words::{mix, runs};
 
 /// Permutations that are worked on at once: as many as stay in registers.
-const LANES: usize = 8;
+const LANES: usize = 32;
 
 /// The permutations `x → a x + b` of 32-bit numbers.
 pub struct MinHash {
     a: Vec<[u32; LANES]>,
     b: Vec<[u32; LANES]>,
     near: Near,
+    /// The widest vectors that this processor has.
+    vectors: pulp::Arch,
 }
 
 impl MinHash {
@@ -25,6 +27,7 @@ impl MinHash {
             a: (0..blocks).map(|k| block(k, 0x0A, 1)).collect(),
             b: (0..blocks).map(|k| block(k, 0x0B, 0)).collect(),
             near: near.clone(),
+            vectors: pulp::Arch::new(),
         }
     }
 
@@ -34,17 +37,7 @@ impl MinHash {
         if shingles.is_empty() {
             return None;
         }
-        let mut signature = Vec::with_capacity(self.a.len() * LANES);
-        for (a, b) in self.a.iter().zip(&self.b) {
-            let mut least = [u32::MAX; LANES];
-            for x in &shingles {
-                for lane in 0..LANES {
-                    let y = x.wrapping_mul(a[lane]).wrapping_add(b[lane]);
-                    least[lane] = least[lane].min(y);
-                }
-            }
-            signature.extend(least);
-        }
+        let mut signature = self.vectors.dispatch(Least { minhash: self, shingles: &shingles });
         signature.truncate(self.near.bands * self.near.rows);
         Some(signature)
     }
@@ -54,6 +47,32 @@ impl MinHash {
         let signature = self.signature(words)?;
         let band = |rows: &[u32]| rows.iter().fold(rows.len() as u64, |h, r| mix(h, u64::from(*r)));
         Some(signature.chunks(self.near.rows).map(band).collect())
+    }
+}
+
+/// The least of each permutation, compiled for each kind of processor.
+struct Least<'a> {
+    minhash: &'a MinHash,
+    shingles: &'a [u32],
+}
+
+impl pulp::NullaryFnOnce for Least<'_> {
+    type Output = Vec<u32>;
+
+    #[inline(always)]
+    fn call(self) -> Vec<u32> {
+        let mut signature = Vec::with_capacity(self.minhash.a.len() * LANES);
+        for (a, b) in self.minhash.a.iter().zip(&self.minhash.b) {
+            let mut least = [u32::MAX; LANES];
+            for x in self.shingles {
+                for lane in 0..LANES {
+                    let y = x.wrapping_mul(a[lane]).wrapping_add(b[lane]);
+                    least[lane] = least[lane].min(y);
+                }
+            }
+            signature.extend(least);
+        }
+        signature
     }
 }
 

@@ -5,19 +5,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::document::{About, Document};
 use crate::formats::{html, json, mail, notebook, office, pdf, sheet};
 use crate::read::Piece;
-use crate::{Format, Limits, Skip, encoding, split};
+use crate::{Format, Limits, Settings, Skip, encoding, split};
 
 /// The text of a file and what it says of itself, or why there is none.
 pub(crate) type Parsed = Result<(String, About), String>;
 
 /// The documents of a piece, and what in it can't be read.
-pub fn parse(piece: Piece, limits: &Limits) -> Vec<Result<Document, Skip>> {
+pub fn parse(piece: Piece, settings: &Settings) -> Vec<Result<Document, Skip>> {
+    let limits = &settings.limits;
     let Piece { source, format, about, bytes, encoding, line } = piece;
-    if format == Format::Jsonl {
-        return json::lines(&source, &bytes, line, limits);
-    }
-    if format == Format::Json {
-        return json::whole(&source, bytes, limits);
+    match format {
+        Format::Jsonl | Format::Parquet => {
+            return json::lines(&source, &bytes, line, format, settings);
+        }
+        Format::Json => return json::whole(&source, bytes, settings),
+        _ => {}
     }
     let skip = |reason: String| vec![Err(Skip { source: source.clone(), reason })];
     // Readers of formats are other people's and the files are anyone's.
@@ -85,7 +87,6 @@ fn text_of(
         Format::Csv => sheet::csv(&encoding::text(bytes), source),
         Format::Notebook => notebook::read(&encoding::text(bytes)),
         Format::Mail => mail::read(&bytes),
-        Format::Json | Format::Jsonl => Err("records are read otherwise".into()),
-        Format::Parquet => Err("parquet is not read; save it as JSONL".into()),
+        Format::Json | Format::Jsonl | Format::Parquet => Err("records are read otherwise".into()),
     }
 }

@@ -20,6 +20,7 @@ use store::{AtomicFile, Hash, StoreError};
 use crate::clean::measure::Scratch;
 use crate::clean::{Cleaner, hashes};
 use crate::near::MinHash;
+use crate::output::Output;
 use crate::read::{Item, Piece, read_file};
 use crate::settings::Settings;
 use crate::{PrepareError, Skip, parse};
@@ -203,6 +204,7 @@ fn key(settings: &Settings, lists: &[Hash], stamps: &[String]) -> String {
         repeated_words: 0,
         repeated_bytes: 0,
         heldout: 0.0,
+        output: Output::Jsonl,
         ..settings.clone()
     };
     let json = serde_json::to_string(&single).unwrap_or_default();
@@ -263,7 +265,7 @@ impl Work {
         };
         let parsed = match item {
             Item::Skip(skip) => vec![Err(skip)],
-            Item::Piece(piece) => parse::parse(piece, &self.settings.limits),
+            Item::Piece(piece) => parse::parse(piece, &self.settings),
         };
         done.part.cost.parse += lap();
         for document in parsed {
@@ -419,7 +421,7 @@ fn read_all(
             }
             open
         };
-        read_file(path, &settings.limits, &mut |item| {
+        read_file(path, settings, &mut |item| {
             bytes += match &item {
                 Item::Piece(Piece { bytes, .. }) => bytes.len(),
                 Item::Skip(_) => 256,

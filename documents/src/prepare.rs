@@ -1,5 +1,5 @@
-//! Files to clean, distinct documents: `documents.jsonl`, `heldout.jsonl`, and why the others
-//! are not among them.
+//! Files to clean, distinct documents: `documents.jsonl` and `heldout.jsonl` (or `.parquet`), and why
+//! the others are not among them.
 //!
 //! 1. Files become parts ([`crate::parts`]): read, cleaned, signed. Parts that are there stay.
 //! 2. What is known of each document decides which stay.
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use store::{AtomicFile, StoreError};
 
 use crate::files::Files;
+use crate::output::Sink;
 use crate::parts::{Cost, Count, Dropped, Part, Paths, Verdict, Work, groups};
 use crate::repeated::Repeated;
 use crate::select::{Fate, Selection};
@@ -75,17 +76,44 @@ pub struct Stats {
     pub skips: Vec<Skip>,
 }
 
-/// Seconds.
+/// What it took.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Costs {
-    /// Of threads, in the first pass.
+    /// Seconds of threads, in the first pass.
     pub threads: Cost,
-    /// The first pass, by the clock.
-    pub parts: f64,
+    /// The first pass.
+    pub parts: Span,
     /// The second.
-    pub select: f64,
+    pub select: Span,
     /// The third.
-    pub write: f64,
+    pub write: Span,
+}
+
+/// What a pass took, seconds.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Span {
+    /// By the clock.
+    pub clock: f64,
+    /// Of all cores: user and system time of the process.
+    pub cpu: f64,
+}
+
+/// A span that has begun.
+struct Watch(Instant, f64);
+
+impl Watch {
+    fn start() -> Watch {
+        Watch(Instant::now(), Watch::cpu())
+    }
+
+    fn stop(self) -> Span {
+        Span { clock: self.0.elapsed().as_secs_f64(), cpu: Watch::cpu() - self.1 }
+    }
+
+    fn cpu() -> f64 {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+    }
 }
 
 /// Where it is.
@@ -120,7 +148,7 @@ pub fn prepare(
     let mut stats = Stats { schema_version: SCHEMA_VERSION, ..Stats::default() };
     stats.settings = settings.clone();
     stats.files = Count { documents: files.files.len() as u64, bytes: total };
-    let start = Instant::now();
+    let watch = Watch::start();
     let (mut all, mut done) = (Part::default(), 0);
     all.skipped = files.skipped;
     for (number, files) in groups.iter().enumerate() {
@@ -131,18 +159,18 @@ pub fn prepare(
         all.merge(&work.part(&parts, number, files, threads, &mut told)?);
     }
     parts.clear_from(groups.len())?;
-    stats.cost.parts = start.elapsed().as_secs_f64();
+    stats.cost.parts = watch.stop();
     stats.cost.threads = all.cost;
     if all.kept.documents == 0 {
         return Err(empty(paths, &all));
     }
 
-    let start = Instant::now();
+    let watch = Watch::start();
     told(Step::Compare, 0, all.kept.documents);
     let selection = Selection::new(&parts, groups.len(), settings)?;
-    stats.cost.select = start.elapsed().as_secs_f64();
+    stats.cost.select = watch.stop();
 
-    let start = Instant::now();
+    let watch = Watch::start();
     let lines = match settings.boilerplate_documents {
         0 => None,
         least => Some(Boilerplate::count(&parts, groups.len(), &selection, least)?),
@@ -175,7 +203,7 @@ pub fn prepare(
     skips.commit()?;
     let mut stats = writer.finish()?;
     stats.skips = all.skipped;
-    stats.cost.write = start.elapsed().as_secs_f64();
+    stats.cost.write = watch.stop();
     store::write_json(&out.join("stats.json"), &stats)?;
     Ok(stats)
 }
@@ -313,8 +341,8 @@ fn document(line: &[u8], paths: &Paths, part: usize) -> Result<Document, Prepare
 
 /// The output in the making.
 struct Writer {
-    train: AtomicFile,
-    heldout: AtomicFile,
+    train: Sink,
+    heldout: Sink,
     dropped: AtomicFile,
     chosen: Selection,
     lines: Option<Boilerplate>,
@@ -332,9 +360,9 @@ impl Writer {
         repeated: Option<Repeated>,
         stats: Stats,
     ) -> Result<Writer, StoreError> {
-        let file = |name: &str| AtomicFile::create(&out.join(name));
-        let (train, heldout) = (file("documents.jsonl")?, file("heldout.jsonl")?);
-        let dropped = file("dropped.jsonl")?;
+        let file = |name: &str| Sink::create(out, name, stats.settings.output);
+        let (train, heldout) = (file("documents")?, file("heldout")?);
+        let dropped = AtomicFile::create(&out.join("dropped.jsonl"))?;
         Ok(Writer { train, heldout, dropped, chosen, lines, repeated, stats, seen: 0 })
     }
 
@@ -394,7 +422,7 @@ impl Writer {
             false => (&mut self.stats.train, &mut self.train),
         };
         count.add(bytes);
-        write_line(file, document)?;
+        file.push(document)?;
         let stats = &mut self.stats;
         stats.lengths.entry(bytes.next_power_of_two().ilog2()).or_default().add(bytes);
         let place = place(document);

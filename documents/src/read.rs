@@ -6,15 +6,27 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read, Seek};
+#[cfg(feature = "parquet")]
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use encoding_rs::{Encoding, UTF_16BE, UTF_16LE};
 
 use crate::document::About;
 use crate::identify::{HEAD, Kind, identify, language, unpacked_name};
+#[cfg(feature = "parquet")]
+use crate::parquet::{Source as Rows, Told};
 use crate::unpack::{check_ratio, unpack};
-use crate::{Format, Limits, Skip};
+use crate::{Format, Limits, Settings, Skip};
 use crate::{encoding, split, warc};
+
+/// What a build without parquet makes of a file of rows.
+#[cfg(not(feature = "parquet"))]
+#[allow(dead_code)]
+enum Rows {
+    File(File),
+    Bytes(Vec<u8>),
+}
 
 /// Bytes of records that make a piece.
 const RECORDS: usize = 1 << 20;
@@ -46,9 +58,10 @@ pub enum Item {
 }
 
 /// Reads a file; `emit` says whether it wants more.
-pub fn read_file(path: &Path, limits: &Limits, emit: &mut dyn FnMut(Item) -> bool) {
+pub fn read_file(path: &Path, settings: &Settings, emit: &mut dyn FnMut(Item) -> bool) {
     let name = path.display().to_string();
-    let mut reader = Reader { limits, emit, size: 0, given: 0 };
+    let (limits, text_field) = (&settings.limits, settings.text_field.as_str());
+    let mut reader = Reader { limits, text_field, emit, size: 0, given: 0 };
     let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
     let _ = match opened {
         Err(e) => reader.skip(&name, e.to_string()),
@@ -65,6 +78,8 @@ type Flow = Result<(), Enough>;
 
 pub(crate) struct Reader<'a> {
     pub limits: &'a Limits,
+    #[cfg_attr(not(feature = "parquet"), expect(dead_code))]
+    text_field: &'a str,
     emit: &'a mut dyn FnMut(Item) -> bool,
     /// Bytes of the file on disk.
     size: u64,
@@ -90,7 +105,7 @@ impl Reader<'_> {
         self.send(Item::Piece(piece))
     }
 
-    /// A file on disk: zip archives are read where they are.
+    /// A file on disk: zip archives and tables of rows are read where they are.
     fn file(&mut self, name: String, mut file: File) -> Flow {
         let mut magic = [0; 4];
         let n = file.read(&mut magic).unwrap_or(0);
@@ -99,6 +114,9 @@ impl Reader<'_> {
         }
         if n == 4 && &magic == b"PK\x03\x04" {
             return self.zip(name, BufReader::new(file), 0);
+        }
+        if n == 4 && &magic == b"PAR1" {
+            return self.rows(&name, Rows::File(file));
         }
         self.stream(name, Box::new(file), 0, About::default())
     }
@@ -162,6 +180,10 @@ impl Reader<'_> {
                 }
                 self.text(source, format, input, about)
             }
+            Format::Parquet => match self.whole(input) {
+                Ok(bytes) => self.rows(&source, Rows::Bytes(bytes)),
+                Err(reason) => self.skip(&source, reason),
+            },
             Format::Jsonl => self.lines(&source, BufReader::with_capacity(1 << 18, input)),
             _ => match self.whole(input) {
                 Ok(bytes) => {
@@ -247,6 +269,54 @@ impl Reader<'_> {
                 return Ok(());
             }
         }
+    }
+
+    /// Rows of parquet, as records.
+    #[cfg(feature = "parquet")]
+    fn rows(&mut self, source: &str, rows: Rows) -> Flow {
+        let (most, field) = (self.limits.line_bytes, self.text_field);
+        let (mut bytes, mut row, mut first, mut without) = (Vec::new(), 0, 1, 0u64);
+        let mut flow = Ok(());
+        let piece = |this: &mut Self, bytes: &mut Vec<u8>, line: u64| {
+            let (source, about) = (source.to_string(), About::default());
+            let (bytes, format) = (std::mem::take(bytes), Format::Parquet);
+            this.piece(Piece { source, format, about, bytes, encoding: None, line })
+        };
+        let mut see = |told: Told| {
+            row += 1;
+            match told {
+                // Strings and numbers can always be written into memory.
+                Told::Row(record) => drop(serde_json::to_writer(&mut bytes, &record)),
+                Told::Nothing => without += 1,
+            }
+            // Rows are counted as lines.
+            bytes.push(b'\n');
+            if bytes.len() >= RECORDS {
+                flow = piece(self, &mut bytes, first);
+                first = row + 1;
+            }
+            flow.is_ok()
+        };
+        // Its reader is somebody else's and the file is anyone's.
+        let read = || crate::parquet::rows(rows, most, Some(field), &mut see);
+        let read = catch_unwind(AssertUnwindSafe(read));
+        flow?;
+        if !bytes.is_empty() {
+            piece(self, &mut bytes, first)?;
+        }
+        if without > 0 {
+            self.skip(source, format!("{without} rows without a text"))?;
+        }
+        match read.unwrap_or_else(|_| Err("broken: the reader of parquet gave up".into())) {
+            Ok(()) => Ok(()),
+            Err(reason) if row == 0 => self.skip(source, reason),
+            Err(reason) => self.skip(source, format!("{reason}; {row} rows before were read")),
+        }
+    }
+
+    #[cfg(not(feature = "parquet"))]
+    fn rows(&mut self, source: &str, _: Rows) -> Flow {
+        self.skip(source, crate::NO_PARQUET)
     }
 
     fn tar(&mut self, name: &str, input: Box<dyn Read + '_>, depth: usize) -> Flow {

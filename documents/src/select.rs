@@ -138,7 +138,7 @@ impl Selection {
         }
         staying.iter().for_each(|i| self.fates[*i as usize] = Fate::Train);
         let Some(longest) = staying.iter().max_by_key(|i| (size(**i), **i)) else { return };
-        let tail = budget.min(size(*longest) as f64 / 2.0);
+        let tail = budget.max(1.0).min(size(*longest) as f64 / 2.0);
         self.tail = Some((*longest as usize, size(*longest) - tail as usize));
         self.heldout =
             format!("the end of the longest document, {:.1} % of the text", percent(tail));

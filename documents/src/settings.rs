@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Limits;
 use crate::clean::personal::Personal;
+use crate::output::Output;
 
 /// Settings; the default reads everything and drops only what is there twice.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,6 +15,9 @@ use crate::clean::personal::Personal;
 pub struct Settings {
     /// Sizes.
     pub limits: Limits,
+    /// The field of records, or column of tables, that is the text; empty: the first of `text`,
+    /// `content` and the like.
+    pub text_field: String,
     /// Unicode to its composed form, line ends to `\n`, control characters away.
     pub normalise: bool,
     /// Human languages that are kept (ISO 639-3); empty: all.
@@ -50,6 +54,8 @@ pub struct Settings {
     pub repeated_bytes: usize,
     /// Share of the text that is held out.
     pub heldout: f64,
+    /// How documents are written.
+    pub output: Output,
 }
 
 /// MinHash with locality-sensitive hashing: documents that agree in all rows of a band are near.
@@ -74,6 +80,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             limits: Limits::default(),
+            text_field: String::new(),
             normalise: true,
             languages: Vec::new(),
             language_confidence: 0.5,
@@ -92,6 +99,7 @@ impl Default for Settings {
             repeated_words: 0,
             repeated_bytes: 256 << 20,
             heldout: 0.05,
+            output: Output::Jsonl,
         }
     }
 }
@@ -131,6 +139,10 @@ impl Settings {
         }
         if self.limits.document_bytes < 1 << 10 {
             return Err("limits.document_bytes: at least 1024".into());
+        }
+        #[cfg(not(feature = "parquet"))]
+        if self.output == Output::Parquet {
+            return Err(crate::NO_PARQUET.into());
         }
         if self.evaluation_words == 0 {
             return Err("evaluation_words: at least 1".into());

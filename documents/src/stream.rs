@@ -7,7 +7,7 @@ use store::StoreError;
 
 use crate::files::Files;
 use crate::read::{Item, read_file};
-use crate::{Document, Limits, Skip, parse::parse};
+use crate::{Document, Settings, Skip, parse::parse};
 
 /// Pieces that are read ahead.
 const AHEAD: usize = 4;
@@ -18,15 +18,16 @@ const AHEAD: usize = 4;
 /// [`StoreError`] if one of `paths` itself can't be read.
 pub fn documents(
     paths: &[PathBuf],
+    settings: &Settings,
 ) -> Result<impl Iterator<Item = Result<Document, Skip>> + use<>, StoreError> {
     let files = Files::below(paths)?;
-    let limits = Limits::default();
+    let (settings, reading) = (settings.clone(), settings.clone());
     let (sender, pieces) = sync_channel(AHEAD);
     std::thread::spawn(move || {
         files.skipped.into_iter().all(|skip| sender.send(Item::Skip(skip)).is_ok())
             && files.files.iter().all(|(path, _)| {
                 let mut wanted = true;
-                read_file(path, &Limits::default(), &mut |item| {
+                read_file(path, &reading, &mut |item| {
                     wanted = sender.send(item).is_ok();
                     wanted
                 });
@@ -35,6 +36,6 @@ pub fn documents(
     });
     Ok(pieces.into_iter().flat_map(move |item| match item {
         Item::Skip(skip) => vec![Err(skip)],
-        Item::Piece(piece) => parse(piece, &limits),
+        Item::Piece(piece) => parse(piece, &settings),
     }))
 }

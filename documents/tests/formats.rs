@@ -6,17 +6,18 @@ use std::path::Path;
 
 use documents::parse::parse;
 use documents::read::{Item, read_file};
-use documents::{Document, Limits, Skip};
+use documents::{Document, Limits, Settings, Skip};
 use proptest::prelude::*;
 
 /// All that comes out of a file.
 fn read(path: &Path, limits: &Limits) -> (Vec<Document>, Vec<Skip>) {
     let (mut documents, mut skips) = (Vec::new(), Vec::new());
-    read_file(path, limits, &mut |item| {
+    let settings = Settings { limits: limits.clone(), ..Settings::default() };
+    read_file(path, &settings, &mut |item| {
         match item {
             Item::Skip(skip) => skips.push(skip),
             Item::Piece(piece) => {
-                for parsed in parse(piece, limits) {
+                for parsed in parse(piece, &settings) {
                     match parsed {
                         Ok(document) => documents.push(document),
                         Err(skip) => skips.push(skip),

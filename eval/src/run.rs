@@ -149,6 +149,9 @@ pub struct Corpus {
     pub heldout: Option<Kind>,
     /// Overlap of the evaluation's questions with the training text.
     pub overlap: Vec<Overlap>,
+    /// What was read, dropped and skipped, a line each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// Documents of one kind.

@@ -24,7 +24,7 @@ pub struct CollectArgs {
     /// Where to write. A folder that was begun is gone on with.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Links to follow from the URLs, within their host.
+    /// Links to follow from the URLs, within their host. More than before: from the pages that are there.
     #[arg(long, default_value_t = 0, value_name = "N")]
     depth: u32,
     /// Most pages to store.
@@ -42,6 +42,9 @@ pub struct CollectArgs {
     /// How often a request that failed is repeated, if that may help.
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(..=20))]
     retries: u32,
+    /// Ask again for what failed in an earlier run.
+    #[arg(long)]
+    retry_failed: bool,
     /// Hosts that are asked at the same time.
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     hosts: u8,
@@ -84,6 +87,7 @@ pub fn collect(args: &CollectArgs, common: &Common) -> Result<Value, Failure> {
         retries: args.retries,
         hosts: usize::from(args.hosts),
         depth: args.depth,
+        retry_failed: args.retry_failed,
         max_pages: args.max_pages.unwrap_or(u64::MAX),
         max_bytes: args.max_bytes,
         allowed: if args.allow_private { |_| true } else { collect::address::public },

@@ -255,10 +255,10 @@ pub fn hashes(text: &str) -> Vec<u64> {
 fn texts(path: &Path, settings: &Settings) -> Result<Vec<String>, PrepareError> {
     std::fs::metadata(path).map_err(store::StoreError::io("read", path))?;
     let (mut texts, mut why) = (Vec::new(), None);
-    crate::read::read_file(path, &settings.limits, &mut |item| {
+    crate::read::read_file(path, settings, &mut |item| {
         let parsed = match item {
             crate::read::Item::Skip(skip) => vec![Err(skip)],
-            crate::read::Item::Piece(piece) => crate::parse::parse(piece, &settings.limits),
+            crate::read::Item::Piece(piece) => crate::parse::parse(piece, settings),
         };
         for one in parsed {
             match one {
