@@ -13,6 +13,9 @@ use thiserror::Error;
 
 pub use rope::Scaling;
 
+/// Most experts of all layers together: each has parameters with names.
+const EXPERTS: usize = 1 << 17;
+
 /// Why a configuration can't be used.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -320,6 +323,12 @@ impl Config {
             let (experts, chosen) = (m.experts, m.chosen);
             if experts == 0 || experts > 1 << 12 || chosen == 0 || chosen > experts {
                 return fail(format!("{chosen} of {experts} experts can't be chosen"));
+            }
+            if experts * self.num_hidden_layers > EXPERTS {
+                return fail(format!(
+                    "{experts} experts in each of {} layers; at most {EXPERTS} in all are read",
+                    self.num_hidden_layers
+                ));
             }
             if m.width == 0 || m.width > 1 << 20 {
                 return fail(format!("an expert is {} wide", m.width));
