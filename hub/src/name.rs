@@ -113,6 +113,7 @@ fn parts<'a>(first: &'a Listed, all: &[&'a Listed]) -> Vec<&'a Listed> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
