@@ -42,7 +42,7 @@ pub struct About {
     pub chat_template: bool,
     /// Size of the files of weights.
     pub weights_bytes: u64,
-    /// Memory of the weights when they are computed with here, in f32.
+    /// Memory of the weights when they are computed with here: in f32, and packed for products.
     pub memory_bytes: u64,
     /// Memory of keys and values of a full context here, in f32.
     pub context_bytes: Option<u64>,
@@ -92,7 +92,7 @@ pub fn about(dir: &Path) -> Result<About, ModelError> {
         // One that can't be read is there nevertheless.
         chat_template: template.map_or(true, |t| t.is_some()),
         weights_bytes: weights.bytes,
-        memory_bytes: parameters.saturating_mul(4),
+        memory_bytes: parameters.saturating_mul(8),
         context_bytes: keys_and_values(),
         problems,
     })
@@ -144,7 +144,7 @@ pub fn about_gguf(path: &Path) -> Result<About, ModelError> {
         tokens: tokenizer.ok().map(|t| t.vocab_size() as u64),
         chat_template: get("tokenizer.chat_template").is_some(),
         weights_bytes: files.len(),
-        memory_bytes: parameters.saturating_mul(4),
+        memory_bytes: parameters.saturating_mul(8),
         context_bytes: keys_and_values(),
         problems,
     })
