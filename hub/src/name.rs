@@ -93,7 +93,13 @@ impl Name {
     pub(crate) fn within(&self, folder: &Path) -> PathBuf {
         match &self.file {
             Some(file) => folder.join(file),
-            None => folder.to_path_buf(),
+            None if folder.join("config.json").is_file() => folder.to_path_buf(),
+            None => {
+                let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+                let mut files = files.map(|entry| entry.path());
+                let gguf = files.find(|path| path.extension().is_some_and(|e| e == "gguf"));
+                gguf.unwrap_or_else(|| folder.to_path_buf())
+            }
         }
     }
 }

@@ -43,7 +43,6 @@ def main(folder):
         models[name] = dict(
             ids=ids,
             logprobs=[round(x, 6) for x in nats[:, 0].tolist()],
-            best=logits.argmax(-1).tolist(),
             talks=talks,
         )
     OUT.write_text(json.dumps(dict(text=TEXT, models=models), ensure_ascii=False, separators=(",", ":")) + "\n")
