@@ -121,7 +121,7 @@ impl From<model::directory::ModelError> for Failure {
         match error {
             Error::Store(error) => error.into(),
             error @ Error::NotAModel(_) => Failure::invalid(error)
-                .hint("Name a run directory (runs/NAME) or a model directory."),
+                .hint("Name a run directory (runs/NAME), a model directory or a GGUF file."),
             error @ Error::Memory { .. } => {
                 Failure::invalid(error).hint("End other programs, or take a smaller model.")
             }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 use thiserror::Error;
 
@@ -62,26 +62,25 @@ pub enum ModelError {
     },
 }
 
-/// `tokenizer_config.json`, as far as it matters here.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+/// `tokenizer_config.json`, as it is written here.
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct TokenizerConfig {
     /// Class that loads it elsewhere.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer_class: Option<String>,
     /// The chat template (Jinja); a base model has none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<String>,
     /// Token that starts a document.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub bos_token: Option<String>,
     /// Token that ends an answer (or a document, for a base model).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub eos_token: Option<String>,
     /// Whether raw text is to start with `bos_token`.
-    #[serde(default)]
     pub add_bos_token: bool,
     /// Longest context.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub model_max_length: Option<u64>,
 }
 
