@@ -27,6 +27,7 @@ parser.add_argument("--contexts", default="256")
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--rounds", type=int, default=5)
 parser.add_argument("--steps", type=int, default=2, help="of a round")
+parser.add_argument("--ours", default="f32,bf16,f32 Muon", help="of homegrown")
 parser.add_argument("--modes", default="f32,f32 compile,bf16,bf16 compile", help="of PyTorch")
 parser.add_argument("--binary", default=str(HERE / "../../target/release/homegrown"))
 args = parser.parse_args()
@@ -75,8 +76,7 @@ class Ours:
 
 def table(size, context):
     shape = {**SIZES[size], "context": context, "threads": args.threads}
-    runs = {f"homegrown {d}": Ours(shape, d, False) for d in ("f32", "bf16")}
-    runs["homegrown f32, Muon"] = Ours(shape, "f32", True)
+    runs = {f"homegrown {o}": Ours(shape, o.split()[0], "Muon" in o) for o in args.ours.split(",")}
     runs |= {f"PyTorch {m}": Peer(shape, m) for m in args.modes.split(",")}
     for _ in range(args.rounds):
         for run in runs.values():
@@ -90,8 +90,8 @@ def table(size, context):
         ours = isinstance(run, Ours)
         share = f"{median[name] * run.share / max(run.peaks) * 100:.0f} %" if ours else ""
         print(f"| {name} | {median[name]:.0f} | {median[name] / best:.2f} | {share} | {run.memory / 1e6:.0f} MB |")
-    peaks = {k: max(r.peaks) / 1e9 for k, r in runs.items() if isinstance(r, Ours)}
-    print("\nPeaks: " + ", ".join(f"{k.split()[1]} {v:.0f} GFLOP/s" for k, v in list(peaks.items())[:2]))
+    peaks = {k.split()[1]: max(r.peaks) / 1e9 for k, r in runs.items() if isinstance(r, Ours)}
+    print("\nPeaks: " + ", ".join(f"{k} {v:.0f} GFLOP/s" for k, v in peaks.items()), flush=True)
 
 
 for size in args.sizes.split(","):

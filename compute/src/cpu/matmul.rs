@@ -4,7 +4,7 @@
 //!
 //! The layers are those of Goto and van de Geijn (2008), but each task packs for itself ([`pack`]), as
 //! lines that another core wrote come slowly: a block of a strip of the right operand is packed
-//! into the first-level cache and stays there while the rows of a task pass by; a tile of `c` stays in registers (`tile`: on AVX-512 14 rows by 32
+//! and stays in the near caches while the rows of a task pass by; a tile of `c` stays in registers (`tile`: on AVX-512 14 rows by 32
 //! columns, 28 accumulators, 16 loads for 28 multiply-adds).
 #![allow(unsafe_code)]
 
@@ -26,16 +26,16 @@ use tile::Tile;
 const PANEL_LINES: usize = 2;
 /// Columns of such a strip.
 const PANEL: usize = PANEL_LINES * LANES;
-/// Steps of a block: 256 steps of a strip are 32 KiB.
-const BLOCK: usize = 256;
+/// Steps of a block: each passes over the outputs once, and 512 steps of a strip are 64 KiB.
+const BLOCK: usize = 512;
 /// Multiply-adds of a task at least (some microseconds), so that a small product is not split.
 const TASK: usize = 1 << 17;
 
-/// Tiles of rows that pass by a panel before the next one: 24 strips of 256 steps are 384 KiB.
-const PASSING: usize = 24;
+/// Lines of the rows that pass by a panel before the next one: 384 KiB.
+const PASSING: usize = 6 << 10;
 
-/// Panels that a task packs at a time: 16 blocks are 512 KiB.
-const PACKED_PANELS: usize = 16;
+/// Lines of the panels that a task packs at a time: 1 MiB.
+const PACKED: usize = 16 << 10;
 
 /// A matrix operand in memory: element `(r, c)` is `data[r * stride + c]`, or transposed
 /// `data[c * stride + r]`.
@@ -339,8 +339,8 @@ fn pieces(range: &Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>
     range.clone().step_by(len).map(move |start| start..end.min(start + len))
 }
 
-/// Blocks of k outermost. What was packed of a block stays in the second-level cache, a panel's part
-/// of it in the first-level one while rows pass by.
+/// Blocks of k outermost. What was packed of a block stays in the second-level cache, a good part
+/// of a panel's in the first-level one while rows pass by.
 #[inline(always)]
 unsafe fn multiply_area<S: Simd, const PAIRS: bool>(f: &Factors<'_>, area: &Area) {
     let unit = if PAIRS { 2 } else { 1 };
@@ -350,14 +350,14 @@ unsafe fn multiply_area<S: Simd, const PAIRS: bool>(f: &Factors<'_>, area: &Area
         let start = block * f.steps / blocks;
         let steps = (block + 1) * f.steps / blocks - start;
         let k = start * unit..f.k.min((start + steps) * unit);
-        for panels in pieces(&area.panels, PACKED_PANELS) {
+        for panels in pieces(&area.panels, (PACKED / (steps.max(1) * PANEL_LINES)).max(1)) {
             if let Factor::Loose(b) = f.b {
                 // SAFETY: the instruction set is the caller's promise.
                 unsafe {
                     pack_block::<S>(b, f.columns, panels.clone(), k.clone(), PAIRS, &mut right)
                 };
             }
-            for tiles in pieces(&area.tiles, PASSING) {
+            for tiles in pieces(&area.tiles, (PASSING / steps.max(1)).max(1)) {
                 if let Factor::Loose(a) = f.a {
                     // SAFETY: see above.
                     unsafe {
