@@ -36,6 +36,12 @@ impl Aligned {
     }
 }
 
+impl Default for Aligned {
+    fn default() -> Aligned {
+        Aligned::empty()
+    }
+}
+
 impl Deref for Aligned {
     type Target = [f32];
     fn deref(&self) -> &[f32] {

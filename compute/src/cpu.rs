@@ -10,7 +10,8 @@ pub mod layer_norm;
 pub mod matmul;
 pub mod norm;
 pub mod peak;
-mod rows;
+pub mod quantised;
+pub(crate) mod rows;
 pub mod softmax;
 pub mod update;
 

@@ -3,6 +3,7 @@
 mod aligned;
 pub mod arena;
 pub mod blocks;
+pub mod bytes;
 pub mod cpu;
 pub mod kv;
 pub mod math;
@@ -11,6 +12,7 @@ pub mod pool;
 pub mod profile;
 pub mod rng;
 pub mod simd;
+pub mod strips;
 pub mod tape;
 pub mod tensor;
 

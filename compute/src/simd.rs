@@ -15,11 +15,11 @@ use std::sync::OnceLock;
 pub enum Isa {
     /// Plain Rust, any CPU.
     Portable,
-    /// AVX2 and FMA.
+    /// AVX2, FMA and F16C.
     Avx2,
     /// AVX-512 F, BW, DQ, VL.
     Avx512,
-    /// AVX-512 with BF16 products.
+    /// AVX-512 with products of BF16 and of bytes (VNNI).
     Avx512Bf16,
 }
 
@@ -46,9 +46,12 @@ impl Isa {
                 || has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
             match self {
                 Isa::Portable => true,
-                Isa::Avx2 => has!("avx2") && has!("fma"),
+                Isa::Avx2 => has!("avx2") && has!("fma") && has!("f16c"),
                 Isa::Avx512 => avx512() && Isa::Avx2.available(),
-                Isa::Avx512Bf16 => avx512() && has!("avx512bf16") && Isa::Avx2.available(),
+                Isa::Avx512Bf16 => {
+                    let products = has!("avx512bf16") && has!("avx512vnni");
+                    avx512() && products && Isa::Avx2.available()
+                }
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -169,7 +172,7 @@ pub unsafe trait Simd: Copy {
         }
         a[0]
     }
-    /// Largest lane.
+    /// Largest lane; any where one is NaN.
     #[inline(always)]
     unsafe fn max_lane(v: Self::F) -> f32 {
         // SAFETY: as for to_array.
@@ -432,6 +435,16 @@ mod x86 {
             unsafe { both!(_mm256_min_ps, a, b) }
         }
         #[inline(always)]
+        unsafe fn sum(v: Self::F) -> f32 {
+            // SAFETY: see the impl.
+            unsafe { sum8(_mm256_add_ps(v[0], v[1])) }
+        }
+        #[inline(always)]
+        unsafe fn max_lane(v: Self::F) -> f32 {
+            // SAFETY: see the impl.
+            unsafe { max8(_mm256_max_ps(v[0], v[1])) }
+        }
+        #[inline(always)]
         unsafe fn round(a: Self::F) -> Self::F {
             const MODE: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
             // SAFETY: see the impl.
@@ -578,6 +591,27 @@ mod x86 {
         }
     }
 
+    /// The rest of [`Simd::sum`]'s tree.
+    #[inline(always)]
+    unsafe fn sum8(v: __m256) -> f32 {
+        // SAFETY: AVX is the caller's promise.
+        unsafe {
+            let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn max8(v: __m256) -> f32 {
+        // SAFETY: AVX is the caller's promise.
+        unsafe {
+            let four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+
     macro_rules! avx512 {
         ($(#[$doc:meta])* $name:ident, $dot:expr) => {
             $(#[$doc])*
@@ -656,6 +690,22 @@ mod x86 {
                 unsafe fn min(a: Self::F, b: Self::F) -> Self::F {
                     // SAFETY: see the impl.
                     unsafe { _mm512_min_ps(a, b) }
+                }
+                #[inline(always)]
+                unsafe fn sum(v: Self::F) -> f32 {
+                    // SAFETY: see the impl.
+                    unsafe {
+                        let high = _mm512_extractf32x8_ps::<1>(v);
+                        sum8(_mm256_add_ps(_mm512_castps512_ps256(v), high))
+                    }
+                }
+                #[inline(always)]
+                unsafe fn max_lane(v: Self::F) -> f32 {
+                    // SAFETY: see the impl.
+                    unsafe {
+                        let high = _mm512_extractf32x8_ps::<1>(v);
+                        max8(_mm256_max_ps(_mm512_castps512_ps256(v), high))
+                    }
                 }
                 #[inline(always)]
                 unsafe fn round(a: Self::F) -> Self::F {
@@ -832,21 +882,21 @@ macro_rules! dispatch {
         let isa: $crate::simd::Isa = $isa;
         assert!(isa.available(), "this CPU does not have {}", isa.name());
         #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma,f16c")]
         #[allow(clippy::too_many_arguments)]
         unsafe fn avx512bf16($($arg: $ty),*) $(-> $ret)? {
             // SAFETY: the instruction set is enabled here; the rest is the caller's promise.
             unsafe { $kernel::<$crate::simd::Avx512Bf16>($($arg),*) }
         }
         #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
         #[allow(clippy::too_many_arguments)]
         unsafe fn avx512($($arg: $ty),*) $(-> $ret)? {
             // SAFETY: as above.
             unsafe { $kernel::<$crate::simd::Avx512>($($arg),*) }
         }
         #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx2,fma")]
+        #[target_feature(enable = "avx2,fma,f16c")]
         #[allow(clippy::too_many_arguments)]
         unsafe fn avx2($($arg: $ty),*) $(-> $ret)? {
             // SAFETY: as above.

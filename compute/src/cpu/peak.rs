@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::Cpu;
 use super::rows::Parts;
+use crate::bytes::Bytes;
 use crate::simd::{LANES, Simd};
 use crate::tensor::DType;
 
@@ -25,6 +26,11 @@ pub fn bf16_flops(cpu: &Cpu) -> f64 {
     best(cpu, 4, true)
 }
 
+/// Operations a second (a product and its sum are two) of products of bytes on all threads.
+pub fn byte_ops(cpu: &Cpu) -> f64 {
+    best_of(cpu, 8, |cpu| crate::dispatch!(cpu.isa, byte_chains() -> usize))
+}
+
 /// The operand type whose products are faster here, and its FLOP/s. bf16 has to be clearly ahead,
 /// so that noise does not decide how a model is trained.
 pub fn best_products(cpu: &Cpu) -> (DType, f64) {
@@ -33,14 +39,17 @@ pub fn best_products(cpu: &Cpu) -> (DType, f64) {
 }
 
 fn best(cpu: &Cpu, per_lane: usize, bf16: bool) -> f64 {
+    best_of(cpu, per_lane, |cpu| crate::dispatch!(cpu.isa, chains(bf16: bool = bf16) -> usize))
+}
+
+fn best_of(cpu: &Cpu, per_lane: usize, chains: impl Fn(&Cpu) -> usize + Sync) -> f64 {
     let threads = cpu.pool.threads();
     let mut best = 0f64;
     for _ in 0..RUNS {
         let steps = AtomicUsize::new(0);
         let start = Instant::now();
         cpu.pool.run(threads, |_| {
-            let done = crate::dispatch!(cpu.isa, chains(bf16: bool = bf16) -> usize);
-            steps.fetch_add(done, Relaxed);
+            steps.fetch_add(chains(cpu), Relaxed);
         });
         let work = steps.into_inner() * LANES * per_lane;
         best = best.max(work as f64 / start.elapsed().as_secs_f64());
@@ -76,6 +85,33 @@ unsafe fn chain<S: Simd, const N: usize, const BF16: bool>() -> usize {
         }
         for c in acc {
             black_box(S::sum(c));
+        }
+    }
+    N * ROUNDS
+}
+
+#[inline(always)]
+unsafe fn byte_chains<S: Bytes>() -> usize {
+    // SAFETY: the instruction set is the caller's promise.
+    unsafe {
+        let (x, w) = (S::splat_byte(black_box(3)), S::splat_byte(black_box(5)));
+        // Of as many registers as the tiles of products have.
+        if S::TILE_VECTORS > 1 { byte_chain::<S, 24>(x, w) } else { byte_chain::<S, 4>(x, w) }
+    }
+}
+
+#[inline(always)]
+unsafe fn byte_chain<S: Bytes, const N: usize>(x: S::B, w: S::B) -> usize {
+    // SAFETY: as above.
+    unsafe {
+        let mut acc = [S::splat_byte(0); N];
+        for _ in 0..ROUNDS {
+            for c in &mut acc {
+                *c = S::dot(*c, x, w);
+            }
+        }
+        for c in acc {
+            black_box(S::sum(S::words_to_f32(c)));
         }
     }
     N * ROUNDS

@@ -1,0 +1,89 @@
+use super::*;
+use crate::Isa;
+use crate::rng::Rng;
+use crate::strips::tests::{KINDS, random, strips};
+
+struct Rounded {
+    codes: Vec<u8>,
+    numbers: Vec<f32>,
+}
+
+fn rounded(cpu: &Cpu, x: &[f32], cols: usize) -> Rounded {
+    let mut codes = vec![0; x.len()];
+    let mut numbers = vec![0.0; x.len() / GROUP * NUMBERS];
+    quantise(cpu, x, cols, &mut codes, &mut numbers);
+    Rounded { codes, numbers }
+}
+
+fn on(isa: Isa, threads: usize) -> Cpu {
+    let mut cpu = Cpu::new(threads);
+    cpu.isa = isa;
+    cpu
+}
+
+/// Against f64 sums of rounded activations and widened weights, on every instruction set, whose
+/// bits must agree; a row by itself gives what it gives among others.
+#[test]
+fn products_are_those_of_the_widened_weights() {
+    let mut rng = Rng::new(2);
+    for kind in KINDS {
+        let (m, n, k) = (9, 71, 1280);
+        let data = random(kind, n, k, &mut rng);
+        let mut wide = vec![0.0; n * k];
+        kind.widen(&data, &mut wide);
+        let x: Vec<f32> = (0..m * k).map(|_| rng.normal()).collect();
+        let mut first: Option<Vec<u32>> = None;
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
+            let cpu = on(isa, 1 + isa as usize % 3);
+            let w = strips(&cpu, kind, n, k, &data);
+            let q = rounded(&cpu, &x, k);
+            let start: Vec<f32> = (0..m * n).map(|i| i as f32 / 100.0).collect();
+            let mut y = start.clone();
+            product(&cpu, m, &q.codes, &q.numbers, &w, &mut y, true);
+
+            // Codes back to numbers: the bias is that of the instruction set.
+            let bias = if isa == Isa::Avx512Bf16 { 128 } else { 0u8 };
+            for (r, c) in (0..m).flat_map(|r| (0..n).map(move |c| (r, c))) {
+                let mut sum = f64::from(start[r * n + c]);
+                let mut size = sum.abs();
+                for i in 0..k {
+                    let code = f64::from(q.codes[r * k + i].wrapping_sub(bias) as i8);
+                    let scale = q.numbers[r * k / GROUP * NUMBERS + i / GROUP];
+                    let product = code * f64::from(scale) * f64::from(wide[c * k + i]);
+                    sum += product;
+                    size += product.abs();
+                }
+                let error = (f64::from(y[r * n + c]) - sum).abs();
+                assert!(error <= 1e-5 * size, "{} {}: {error} of {size}", kind.name(), isa.name());
+            }
+            let bits: Vec<u32> = y.iter().map(|y| y.to_bits()).collect();
+            assert_eq!(*first.get_or_insert(bits.clone()), bits, "{} {}", kind.name(), isa.name());
+
+            let alone = rounded(&cpu, &x[3 * k..4 * k], k);
+            let mut row = start[3 * n..4 * n].to_vec();
+            product(&cpu, 1, &alone.codes, &alone.numbers, &w, &mut row, true);
+            assert_eq!(row, y[3 * n..4 * n], "{} {}", kind.name(), isa.name());
+        }
+    }
+}
+
+#[test]
+fn rounding_keeps_the_largest_and_shows_what_is_broken() {
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
+        let cpu = on(isa, 1);
+        let mut x: Vec<f32> = (0..64).map(|i| (i as f32 - 20.0) / 7.0).collect();
+        let q = rounded(&cpu, &x, 64);
+        let bias = if isa == Isa::Avx512Bf16 { 128 } else { 0u8 };
+        for (i, x) in x.iter().enumerate() {
+            let code = f32::from(q.codes[i].wrapping_sub(bias) as i8);
+            let scale = q.numbers[i / GROUP];
+            assert!((code * scale - x).abs() <= scale * 0.5001, "{i}: {code} of {scale} for {x}");
+        }
+        assert_eq!(rounded(&cpu, &[0.0; 32], 32).numbers, [0.0; 4]);
+        x[40] = f32::NAN;
+        let q = rounded(&cpu, &x, 64);
+        assert!(q.numbers[0].is_finite() && q.numbers[1].is_nan());
+        x[40] = f32::INFINITY;
+        assert!(!rounded(&cpu, &x, 64).numbers[1].is_finite());
+    }
+}
