@@ -1,10 +1,13 @@
 //! `homegrown bench train`: what a training step does on this machine.
 
+pub mod infer;
+
 use std::sync::Arc;
 
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use compute::cpu::peak;
+use compute::profile::Entry;
 use compute::rng::Rng;
 use compute::tensor::DType;
 use compute::{Cpu, Span};
@@ -174,18 +177,7 @@ pub fn train(args: &BenchTrainArgs, threads: usize) -> Result<BenchTrain, String
     let bandwidth = if args.profile { peak::read_bandwidth(&cpu) } else { 0.0 };
     let n = args.steps as f64;
     let mut profile: Vec<Operation> = (entries.into_iter())
-        .map(|(operation, e)| {
-            let (flops_per_s, bytes_per_s) = (e.flops / e.seconds, e.bytes / e.seconds);
-            Operation {
-                operation,
-                calls: e.calls as f64 / n,
-                seconds: e.seconds / n,
-                share_of_step: e.seconds / total,
-                flops_per_s,
-                bytes_per_s,
-                share_of_limit: (flops_per_s / peak).max(bytes_per_s / bandwidth),
-            }
-        })
+        .map(|(name, e)| operation(name, &e, n, total, (peak, bandwidth)))
         .collect();
     profile.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
     Ok(BenchTrain {
@@ -199,6 +191,26 @@ pub fn train(args: &BenchTrainArgs, threads: usize) -> Result<BenchTrain, String
         peak_rss_bytes: crate::progress::peak_rss_bytes(),
         profile,
     })
+}
+
+/// What an operation took in `n` runs of `total` seconds; limits in FLOP/s and bytes/s.
+fn operation(
+    operation: &'static str,
+    e: &Entry,
+    n: f64,
+    total: f64,
+    (peak, bandwidth): (f64, f64),
+) -> Operation {
+    let (flops_per_s, bytes_per_s) = (e.flops / e.seconds, e.bytes / e.seconds);
+    Operation {
+        operation,
+        calls: e.calls as f64 / n,
+        seconds: e.seconds / n,
+        share_of_step: e.seconds / total,
+        flops_per_s,
+        bytes_per_s,
+        share_of_limit: (flops_per_s / peak).max(bytes_per_s / bandwidth),
+    }
 }
 
 /// The profile as a table.

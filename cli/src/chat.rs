@@ -5,7 +5,7 @@ mod show;
 
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use clap::Args;
@@ -18,6 +18,7 @@ use tools::assistant::{Assistant, AssistantError, Said, Settings};
 
 use crate::common::Common;
 use crate::failure::Failure;
+use crate::fetched::ModelArgs;
 use crate::generate::{SamplingArgs, failure, start};
 use crate::interrupt;
 use input::Input;
@@ -39,8 +40,8 @@ Ctrl-C stops an answer.";
 /// Arguments of `chat`.
 #[derive(Args, Debug)]
 pub struct ChatArgs {
-    /// A run or model directory, a GGUF file, or hf:ORG/NAME[:FILE].
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
     /// Say this and print the answer, without a terminal; several are one conversation.
     #[arg(long, value_name = "TEXT")]
     message: Vec<String>,

@@ -19,8 +19,14 @@ pub struct Common {
     #[arg(long, global = true)]
     pub json: bool,
     /// Threads to compute on [default: all cores].
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
+    #[arg(
+        long,
+        global = true,
+        value_name = "N",
+        value_delimiter = ',',
+        value_parser = clap::value_parser!(u16).range(1..=1024)
+    )]
+    pub threads: Vec<u16>,
     /// What to compute on: auto, cpu or cuda[:N].
     #[arg(long, global = true, default_value = "auto")]
     pub device: String,
@@ -30,11 +36,15 @@ pub struct Common {
 }
 
 impl Common {
-    /// Checks what the parser of arguments can't.
+    /// Checks what the parser of arguments can't. `lists`: whether the command takes several numbers
+    /// of threads.
     ///
     /// # Errors
-    /// A device that isn't there.
-    pub fn check(&self) -> Result<(), Failure> {
+    /// A device that isn't there; several numbers of threads.
+    pub fn check(&self, lists: bool) -> Result<(), Failure> {
+        if self.threads.len() > 1 && !lists {
+            return Err(Failure::invalid("--threads: only `bench infer` takes several numbers"));
+        }
         match self.device.as_str() {
             "auto" | "cpu" => Ok(()),
             d if d == "cuda" || d.starts_with("cuda:") => Err(Failure::invalid(format!(
@@ -48,7 +58,7 @@ impl Common {
     /// Number of threads.
     pub fn threads(&self) -> usize {
         let all = || std::thread::available_parallelism().map_or(1, usize::from);
-        self.threads.map_or_else(all, usize::from)
+        self.threads.first().map_or_else(all, |n| usize::from(*n))
     }
 
     /// The processor with its threads.

@@ -2,7 +2,32 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::Args;
+use compute::Cpu;
+use model::{Loaded, directory};
+
 use crate::failure::Failure;
+
+/// A model to compute with.
+#[derive(Args, Clone, Debug)]
+pub struct ModelArgs {
+    /// A run or model directory, a GGUF file, or hf:ORG/NAME[:FILE].
+    pub model: PathBuf,
+    /// Widen quantised weights to f32: exact products, slower, 8 bytes a parameter.
+    #[arg(long)]
+    pub widen: bool,
+}
+
+impl ModelArgs {
+    /// The model; quantised weights are laid out by the threads of `cpu`.
+    ///
+    /// # Errors
+    /// A model that can't be had, or read.
+    pub fn load(&self, cpu: &Cpu) -> Result<Loaded, Failure> {
+        let keep = (!self.widen).then_some(cpu);
+        Ok(directory::load_keeping(&local(&self.model)?, keep)?)
+    }
+}
 
 /// Where a model lies: `path` itself or, of `hf:org/name[:file]`, what was fetched of that.
 ///

@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 
 use clap::Args;
 use model::generator::{GenerateError, Options, Reason};
@@ -13,7 +12,7 @@ use tools::assistant::{Assistant, AssistantError, Settings};
 
 use crate::common::Common;
 use crate::failure::Failure;
-use crate::fetched::local;
+use crate::fetched::ModelArgs;
 use crate::interrupt;
 
 /// How tokens are chosen.
@@ -64,8 +63,8 @@ impl SamplingArgs {
 /// Arguments of `generate`.
 #[derive(Args, Debug)]
 pub struct GenerateArgs {
-    /// A run or model directory, a GGUF file, or hf:ORG/NAME[:FILE].
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
     /// The prompt: one message to the assistant or, with --raw, a text to continue.
     #[arg(long, value_name = "TEXT")]
     prompt: String,
@@ -84,15 +83,16 @@ pub struct GenerateArgs {
 /// # Errors
 /// What can't be read, or started.
 pub fn start(
-    path: &std::path::Path,
+    model: &ModelArgs,
     context: usize,
     common: &Common,
     sequences: usize,
 ) -> Result<Assistant, Failure> {
-    let mut loaded = model::load(&local(path)?)?;
+    let cpu = common.cpu();
+    let mut loaded = model.load(&cpu)?;
     loaded.transformer.limit_context(context);
     let options = Options::new(loaded.transformer.config(), sequences);
-    Assistant::start(loaded, common.cpu(), options).map_err(failure)
+    Assistant::start(loaded, cpu, options).map_err(failure)
 }
 
 /// What went wrong, with what to do about it.

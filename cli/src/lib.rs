@@ -70,6 +70,8 @@ enum Command {
 enum BenchCommand {
     /// Training steps on random tokens.
     Train(bench::BenchTrainArgs),
+    /// Prompts and answers of a model, on random tokens.
+    Infer(bench::infer::BenchInferArgs),
 }
 
 /// The program.
@@ -77,7 +79,8 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let common = &arguments.common;
     interrupt::listen(common.json);
-    match common.check().and_then(|()| run(&arguments.command, common)) {
+    let lists = matches!(arguments.command, Command::Bench(BenchCommand::Infer(_)));
+    match common.check(lists).and_then(|()| run(&arguments.command, common)) {
         Ok(value) => {
             if common.json {
                 common::say(&value.to_string());
@@ -122,6 +125,7 @@ fn run(command: &Command, common: &Common) -> Result<Value, Failure> {
             }
             Ok(value)
         }
+        Command::Bench(BenchCommand::Infer(args)) => bench::infer::infer(args, common),
     }
 }
 

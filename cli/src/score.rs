@@ -6,18 +6,17 @@ use clap::{Args, ValueEnum};
 use compute::tape::Workspace;
 use compute::tensor::DType;
 use eval::score::Windows;
-use model::directory;
 use serde_json::Value;
 
 use crate::common::Common;
 use crate::failure::Failure;
-use crate::fetched::local;
+use crate::fetched::ModelArgs;
 
 /// Arguments of `score`.
 #[derive(Args, Debug)]
 pub struct ScoreArgs {
-    /// A run or model directory, a GGUF file, or hf:ORG/NAME[:FILE].
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
     /// A file of UTF-8 text.
     file: PathBuf,
     /// Tokens in a window [default: the model's longest context].
@@ -43,7 +42,8 @@ enum WindowKind {
 /// # Errors
 /// What can't be read; windows that don't fit.
 pub fn score(args: &ScoreArgs, common: &Common) -> Result<Value, Failure> {
-    let loaded = directory::load(&local(&args.model)?)?;
+    let cpu = common.cpu();
+    let loaded = args.model.load(&cpu)?;
     let text = store::read_text(&args.file)?;
     let context = args.context.unwrap_or(loaded.transformer.config().max_position_embeddings);
     let windows = match args.windows {
@@ -63,7 +63,7 @@ pub fn score(args: &ScoreArgs, common: &Common) -> Result<Value, Failure> {
         true => 0,
         false => tokenizer.token_bytes(id).map_or(0, <[u8]>::len),
     };
-    let mut ws = Workspace::new(common.cpu(), DType::F32);
+    let mut ws = Workspace::new(cpu, DType::F32);
     let score = eval::score::score(&loaded.transformer, &mut ws, &tokens, bos, length, windows);
     let score = score.map_err(|e| {
         let failure = Failure::from(e);

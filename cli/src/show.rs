@@ -119,11 +119,11 @@ fn table(model: &About) {
     };
     let memory = match model.context_bytes {
         Some(context) => format!(
-            "{}B of weights and {}B for a full context, in f32",
+            "{}B of weights and {}B for a full context",
             count(model.memory_bytes),
             count(context)
         ),
-        None => format!("{}B of weights, in f32", count(model.memory_bytes)),
+        None => format!("{}B of weights", count(model.memory_bytes)),
     };
     for (name, value) in [
         ("family", family),

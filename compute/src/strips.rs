@@ -1,4 +1,4 @@
-//! Quantised matrices as the kernels read them: blocks of 16 rows side by side.
+//! Matrices of fewer than 32 bits an element as the kernels read them: blocks of 16 rows side by side.
 //!
 //! A strip is 16 rows (outputs of a linear layer). Where a row has a block of ggml ([`BlockType`]),
 //! a strip has a cell: the blocks' scales of 16 bits side by side, then their other bytes, the
@@ -21,7 +21,7 @@ pub(crate) const GROUP: usize = 32;
 /// Words of a row in a group.
 const STEPS: usize = GROUP / 4;
 
-/// A matrix `[rows, cols]` of a quantised type.
+/// A matrix `[rows, cols]` of any type of [`BlockType`] but f32.
 pub struct Strips {
     rows: usize,
     cols: usize,
@@ -46,7 +46,9 @@ struct Parting {
 
 fn parting(kind: BlockType) -> Option<Parting> {
     let (halves, words): (&[usize], _) = match kind {
-        F32 | F16 | BF16 => return None,
+        F32 => return None,
+        // A block is one element.
+        F16 | BF16 => (&[0], 2..2),
         Q4_0 | IQ4_NL => (&[0], 2..18),
         Q4_1 => (&[0, 2], 4..20),
         Q5_0 => (&[0], 2..22),
@@ -84,7 +86,7 @@ impl Strips {
     /// `None` if there is no memory for it.
     ///
     /// # Panics
-    /// If the type is not a quantised one, or rows are no whole blocks.
+    /// If the type is f32, or rows are no whole blocks.
     pub fn new<'a>(
         cpu: &Cpu,
         rows: usize,
@@ -92,7 +94,7 @@ impl Strips {
         kind: BlockType,
         row: impl Fn(usize) -> &'a [u8] + Sync,
     ) -> Option<Strips> {
-        let Some(parting) = parting(kind) else { panic!("{} is no quantised type", kind.name()) };
+        let Some(parting) = parting(kind) else { panic!("{} is not laid out so", kind.name()) };
         assert!(cols.is_multiple_of(kind.elements()), "rows of whole blocks");
         let (cells, block) = (cols / kind.elements(), kind.bytes());
         let strip = cells * block * LANES;
@@ -155,6 +157,16 @@ impl Strips {
             take(&parting, &bytes(&self.data)[start..start + block * LANES], whole, lane);
             self.kind.widen(whole, out);
         }
+    }
+
+    /// Whether products with it round activations to 8 bits; those with F16 and BF16 don't.
+    pub fn rounds(&self) -> bool {
+        !matches!(self.kind, F16 | BF16)
+    }
+
+    /// Whether elements are F16.
+    pub(crate) fn is_f16(&self) -> bool {
+        self.kind == F16
     }
 
     /// Elements of a cell.
@@ -270,6 +282,37 @@ impl Ready {
     }
 }
 
+/// Widens 16 columns of a strip of F16 or BF16 from `from`: column `k` to `to[k * step..][..16]`.
+///
+/// # Safety
+/// `from` holds as many rows of 16 halves, and `to` has room; as for [`Bytes`].
+#[inline(always)]
+pub(crate) unsafe fn widen<S: Bytes>(
+    kind: BlockType,
+    from: *const u8,
+    columns: usize,
+    to: *mut f32,
+    step: usize,
+) {
+    for k in 0..columns {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let wide = load_half::<S>(kind == F16, from.cast::<u16>().add(k * LANES));
+            S::store(to.add(k * step), wide);
+        }
+    }
+}
+
+/// Sixteen F16, or BF16, widened.
+///
+/// # Safety
+/// They are there; as for [`Bytes`].
+#[inline(always)]
+pub(crate) unsafe fn load_half<S: Bytes>(f16: bool, from: *const u16) -> S::F {
+    // SAFETY: the caller's promise.
+    unsafe { if f16 { S::load_f16(from) } else { S::load_bf16(from) } }
+}
+
 /// Makes one cell ready; its groups begin with `g`.
 ///
 /// # Safety
@@ -291,7 +334,7 @@ pub(crate) unsafe fn ready<S: Bytes>(kind: BlockType, cell: *const u8, g: usize,
             Q6_K => q6_k::<S>(cell, g, to),
             IQ4_NL => iq4_nl::<S>(cell, g, to),
             IQ4_XS => iq4_xs::<S>(cell, g, to),
-            F32 | F16 | BF16 => {}
+            F32 | F16 | BF16 => {} // no codes
         }
     }
 }

@@ -25,8 +25,8 @@ use crate::tensor::Tensor;
 
 pub use experts::Experts;
 pub use head::{Head, Loss};
-use workspace::Operand;
 pub use workspace::Workspace;
+use workspace::{Copies, Operand};
 
 /// A value on a tape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,14 +37,14 @@ struct Node {
     value: Vec<f32>,
     rows: usize,
     cols: usize,
-    half: Option<Vec<u16>>,
+    copies: Copies,
     gradient: Option<Vec<f32>>,
     op: Op,
 }
 
 impl Node {
     fn operand(&self) -> Operand<'_> {
-        Operand { value: &self.value, half: self.half.as_deref(), cols: self.cols }
+        Operand { value: &self.value, copies: &self.copies, cols: self.cols }
     }
 }
 
@@ -102,7 +102,7 @@ impl Tape<'_> {
 
     fn push(&mut self, value: Vec<f32>, rows: usize, op: Op) -> Var {
         let cols = value.len() / rows.max(1);
-        self.nodes.push(Node { value, rows, cols, half: None, gradient: None, op });
+        self.nodes.push(Node { value, rows, cols, copies: Copies::default(), gradient: None, op });
         Var(self.nodes.len() - 1)
     }
 
@@ -118,7 +118,12 @@ impl Tape<'_> {
         let width = self.parameters.get(table).value.cols();
         let clock = self.ws.profile.start();
         let mut y = self.ws.floats.take(ids.len() * width);
-        embedding::embedding(&self.ws.cpu, self.parameters.f32(table), ids, width, &mut y);
+        match self.parameters.get(table).value.strips() {
+            Some(table) => embedding::quantised(&self.ws.cpu, table, ids, &mut y),
+            None => {
+                embedding::embedding(&self.ws.cpu, self.parameters.f32(table), ids, width, &mut y)
+            }
+        }
         self.ws.profile.stop(clock, "embedding", 0.0, 2 * y.len());
         self.push(y, ids.len(), Op::Embedding { table, ids: ids.clone() })
     }
@@ -174,15 +179,16 @@ impl Tape<'_> {
         residual: Option<Var>,
     ) -> Var {
         let w = layer.weight;
-        if self.nodes[x.0].half.is_none() {
-            self.nodes[x.0].half = self.ws.halve(&self.nodes[x.0].value);
-        }
-        let (rows, input) = (self.nodes[x.0].rows, self.nodes[x.0].operand());
         let weight = &self.parameters.get(w).value;
+        let quantised = weight.strips().is_some();
+        assert!(!(quantised && self.recording()), "a quantised weight has no backward pass");
+        let node = &mut self.nodes[x.0];
+        self.ws.copy_for(weight, &node.value, &mut node.copies);
+        let (rows, input) = (node.rows, node.operand());
         assert_eq!(input.cols, weight.cols(), "inputs of a linear layer");
         assert_eq!(y.len(), rows * weight.rows(), "outputs of a linear layer");
         let more = residual.is_some() || layer.bias.is_some();
-        self.ws.product(self.parameters, w, false, input.rows(), rows, &mut y, more);
+        self.ws.product(self.parameters, w, false, input, rows, &mut y, more);
         self.push(y, rows, Op::Linear { x, layer, residual })
     }
 
@@ -274,6 +280,7 @@ impl Tape<'_> {
         assert!(!self.recording(), "attention to cached keys has no backward pass");
         let (rows, cols) = self.shape(q);
         let width = shape.kv_heads * shape.head_dim;
+        let clock = self.ws.profile.start();
         for span in spans {
             let r = span.rows.start * width..(span.rows.start + span.rows.len) * width;
             let (k, v) = (&self.value(k)[r.clone()], &self.value(v)[r]);
@@ -282,6 +289,11 @@ impl Tape<'_> {
         let mut out = self.ws.floats.take(rows * cols);
         let q = &self.nodes[q.0].value;
         attention::forward_cached(&self.ws.cpu, shape, layer, pages, spans, q, &mut out);
+        let seen = |s: &CachedSpan<'_>| (s.rows.len * (2 * s.past + s.rows.len + 1)) as f64 / 2.0;
+        let flops =
+            4.0 * (shape.heads * shape.head_dim) as f64 * spans.iter().map(seen).sum::<f64>();
+        let kept = spans.iter().map(|s| 2 * (s.past + s.rows.len) * width).sum::<usize>();
+        self.ws.profile.stop(clock, "attention", flops, 2 * out.len() + kept);
         self.push(out, rows, Op::Input)
     }
 
@@ -321,7 +333,7 @@ impl Drop for Tape<'_> {
         for node in self.nodes.drain(..) {
             self.ws.floats.give(node.value);
             node.gradient.into_iter().for_each(|g| self.ws.floats.give(g));
-            node.half.into_iter().for_each(|h| self.ws.halves.give(h));
+            self.ws.give(node.copies);
             match node.op {
                 Op::RmsNorm { inv: kept, .. }
                 | Op::LayerNorm { stats: kept, .. }

@@ -1,4 +1,8 @@
-//! Dense matrices with a type and a device.
+//! Matrices with a type and a device.
+
+use std::sync::Arc;
+
+use crate::strips::Strips;
 
 /// Element type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,7 +34,10 @@ pub enum Device {
 enum Storage {
     F32(Vec<f32>),
     Bf16(Vec<u16>),
+    Strips(Arc<Strips>),
 }
+
+const NEEDED: &str = "a tensor of another type than the operation takes";
 
 /// A row-major matrix `[rows, cols]`; a vector is one row.
 #[derive(Clone, Debug)]
@@ -59,6 +66,12 @@ impl Tensor {
         Tensor { rows, cols, storage: Storage::Bf16(data) }
     }
 
+    /// A quantised matrix.
+    pub fn quantised(strips: Strips) -> Tensor {
+        let (rows, cols) = (strips.rows(), strips.cols());
+        Tensor { rows, cols, storage: Storage::Strips(Arc::new(strips)) }
+    }
+
     /// f32 zeros.
     pub fn zeros(rows: usize, cols: usize) -> Tensor {
         Tensor::new(rows, cols, vec![0.0; rows * cols])
@@ -84,11 +97,20 @@ impl Tensor {
         self.len() == 0
     }
 
-    /// Element type.
-    pub fn dtype(&self) -> DType {
-        match self.storage {
-            Storage::F32(_) => DType::F32,
-            Storage::Bf16(_) => DType::Bf16,
+    /// Bytes of its elements.
+    pub fn bytes(&self) -> usize {
+        match &self.storage {
+            Storage::F32(v) => v.len() * 4,
+            Storage::Bf16(v) => v.len() * 2,
+            Storage::Strips(s) => s.bytes(),
+        }
+    }
+
+    /// The matrix, if it is a quantised one.
+    pub fn strips(&self) -> Option<&Strips> {
+        match &self.storage {
+            Storage::Strips(s) => Some(s),
+            _ => None,
         }
     }
 
@@ -104,7 +126,7 @@ impl Tensor {
     pub fn f32(&self) -> &[f32] {
         match &self.storage {
             Storage::F32(v) => v,
-            Storage::Bf16(_) => panic!("a bf16 tensor where f32 is needed"),
+            _ => panic!("{NEEDED}: f32"),
         }
     }
 
@@ -115,7 +137,7 @@ impl Tensor {
     pub fn f32_mut(&mut self) -> &mut [f32] {
         match &mut self.storage {
             Storage::F32(v) => v,
-            Storage::Bf16(_) => panic!("a bf16 tensor where f32 is needed"),
+            _ => panic!("{NEEDED}: f32"),
         }
     }
 
@@ -126,7 +148,7 @@ impl Tensor {
     pub fn bf16(&self) -> &[u16] {
         match &self.storage {
             Storage::Bf16(v) => v,
-            Storage::F32(_) => panic!("an f32 tensor where bf16 is needed"),
+            _ => panic!("{NEEDED}: bf16"),
         }
     }
 
@@ -137,7 +159,7 @@ impl Tensor {
     pub fn into_f32(self) -> Vec<f32> {
         match self.storage {
             Storage::F32(v) => v,
-            Storage::Bf16(_) => panic!("a bf16 tensor where f32 is needed"),
+            _ => panic!("{NEEDED}: f32"),
         }
     }
 
@@ -148,7 +170,7 @@ impl Tensor {
     pub fn into_bf16(self) -> Vec<u16> {
         match self.storage {
             Storage::Bf16(v) => v,
-            Storage::F32(_) => panic!("an f32 tensor where bf16 is needed"),
+            _ => panic!("{NEEDED}: bf16"),
         }
     }
 }

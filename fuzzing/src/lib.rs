@@ -3,6 +3,7 @@
 
 use std::io::Write;
 
+use compute::Cpu;
 use compute::parameters::Parameters;
 use data::jsonl::{self, Conversation};
 use data::shards::Shards;
@@ -46,7 +47,7 @@ fn file(bytes: &[u8]) -> Option<tempfile::NamedTempFile> {
 /// Weights of a model.
 pub fn safetensors(bytes: &[u8]) {
     if let Ok(files) = model::weights::SafeFiles::one(bytes) {
-        let _ = model::weights::read(&small().0, &files);
+        let _ = model::weights::read(&small().0, &files, None);
     }
 }
 
@@ -59,7 +60,8 @@ pub fn gguf(bytes: &[u8]) {
         // Not more than the file has: the names of many layers would only take time.
         if config.num_hidden_layers * config.mixture.as_ref().map_or(1, |m| m.experts) < 64 {
             assert!(!places(&config, model::weights::places::Layout::Gguf).is_empty());
-            let _ = model::weights::read(&config, &files);
+            let _ = model::weights::read(&config, &files, None);
+            let _ = model::weights::read(&config, &files, Some(&Cpu::new(1)));
         }
     }
     for key in contents.metadata.keys() {

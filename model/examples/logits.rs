@@ -1,8 +1,9 @@
 //! Logits of a model for given tokens, to compare with another program's.
 //!
-//!     cargo run --release -p homegrown-model --example logits -- MODEL TOKENS.json OUT.f32
+//!     cargo run --release -p homegrown-model --example logits -- MODEL TOKENS.json OUT.f32 [--keep]
 //!
-//! TOKENS.json: a list of ids. OUT.f32: `[tokens, vocabulary]`, little-endian.
+//! TOKENS.json: a list of ids. OUT.f32: `[tokens, vocabulary]`, little-endian. Quantised weights are widened
+//! to f32 unless --keep is given.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -18,7 +19,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (Some(path), Some(tokens), Some(out)) = (args.next(), args.next(), args.next()) else {
         return Err("MODEL TOKENS.json OUT.f32".into());
     };
-    let model = model::load(path.as_ref())?.transformer;
+    let cpu = Cpu::new(2);
+    let keep = args.next().is_some_and(|a| a == "--keep").then_some(&cpu);
+    let model = model::directory::load_keeping(path.as_ref(), keep)?.transformer;
     let tokens: Vec<u32> = serde_json::from_str(&std::fs::read_to_string(tokens)?)?;
     let c = model.config();
     let count = tokens.len().div_ceil(PAGE);

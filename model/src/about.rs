@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use compute::strips::Strips;
 use safetensors::SafeTensors;
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -42,7 +43,8 @@ pub struct About {
     pub chat_template: bool,
     /// Size of the files of weights.
     pub weights_bytes: u64,
-    /// Memory of the weights when they are computed with here: in f32, and packed for products.
+    /// Memory of the weights when they are computed with here: those of fewer than 32 bits as they
+    /// are, others in f32 and packed for products.
     pub memory_bytes: u64,
     /// Memory of keys and values of a full context here, in f32.
     pub context_bytes: Option<u64>,
@@ -73,6 +75,9 @@ pub fn about(dir: &Path) -> Result<About, ModelError> {
     problems.extend(tokenizer.as_ref().err().map(|e| format!("its tokenizer: {e}")));
     problems.extend(template.as_ref().err().map(|e| format!("its chat template: {e}")));
     let parameters = weights.dtypes.values().sum();
+    let memory =
+        |(dtype, n): (&String, &u64)| n.saturating_mul(if dtype.ends_with("16") { 2 } else { 8 });
+    let memory_bytes = weights.dtypes.iter().map(memory).fold(0, u64::saturating_add);
     let keys_and_values = || {
         let position = 8u64.checked_mul(layers?)?.checked_mul(kv_heads?)?;
         position.checked_mul(head_width?)?.checked_mul(context?)
@@ -92,7 +97,7 @@ pub fn about(dir: &Path) -> Result<About, ModelError> {
         // One that can't be read is there nevertheless.
         chat_template: template.map_or(true, |t| t.is_some()),
         weights_bytes: weights.bytes,
-        memory_bytes: parameters.saturating_mul(8),
+        memory_bytes,
         context_bytes: keys_and_values(),
         problems,
     })
@@ -130,6 +135,12 @@ pub fn about_gguf(path: &Path) -> Result<About, ModelError> {
     problems.extend(config.err().map(|e| format!("it can't be run here: {e}")));
     problems.extend(tokenizer.as_ref().err().map(|e| format!("its tokenizer: {e}")));
     let parameters = dtypes.values().sum();
+    let memory_bytes = (files.tensors())
+        .map(|(_, t)| match Strips::holds(t.kind) && t.shape.len() > 1 {
+            true => t.bytes.len() as u64,
+            false => t.shape.iter().map(|n| *n as u64).product::<u64>().saturating_mul(8),
+        })
+        .fold(0, u64::saturating_add);
     Ok(About {
         family: family.into(),
         architecture: get("general.name").and_then(|v| v.as_str()).map(String::from),
@@ -144,7 +155,7 @@ pub fn about_gguf(path: &Path) -> Result<About, ModelError> {
         tokens: tokenizer.ok().map(|t| t.vocab_size() as u64),
         chat_template: get("tokenizer.chat_template").is_some(),
         weights_bytes: files.len(),
-        memory_bytes: parameters.saturating_mul(8),
+        memory_bytes,
         context_bytes: keys_and_values(),
         problems,
     })

@@ -4,7 +4,10 @@ mod gguf;
 pub mod places;
 mod safetensors;
 
+use compute::Cpu;
+use compute::blocks::BlockType;
 use compute::parameters::{Parameter, Parameters};
+use compute::strips::Strips;
 use compute::tensor::Tensor;
 use thiserror::Error;
 
@@ -43,12 +46,15 @@ pub enum WeightsError {
         /// In the file.
         dtype: String,
     },
+    /// There is no room for it.
+    #[error("tensor {0}: there is no memory for it")]
+    Memory(String),
     /// A tensor that two files have.
     #[error("tensor {0} is there twice")]
     Twice(String),
 }
 
-/// Tensors of files, widened to f32 when they are asked for.
+/// Tensors of files, widened to f32 when they are asked for rows.
 pub trait Tensors {
     /// How the files name things.
     const LAYOUT: Layout;
@@ -69,13 +75,21 @@ pub trait Tensors {
         rows: std::ops::Range<usize>,
         len: usize,
     ) -> Result<Vec<f32>, WeightsError>;
+
+    /// The elements of one of fewer than 32 bits each, in blocks.
+    fn blocks(&self, name: &str) -> Option<(BlockType, &[u8])>;
 }
 
-/// The parameters of `config` from files.
+/// The parameters of `config` from files. Matrices of fewer than 32 bits an element stay so, laid
+/// out for products by the threads of `keep`; without it, they are widened to f32.
 ///
 /// # Errors
-/// A tensor missing, unknown, or of the wrong shape or type.
-pub fn read<T: Tensors>(config: &Config, files: &T) -> Result<Parameters, WeightsError> {
+/// A tensor missing, unknown, or of the wrong shape or type; no memory.
+pub fn read<T: Tensors>(
+    config: &Config,
+    files: &T,
+    keep: Option<&Cpu>,
+) -> Result<Parameters, WeightsError> {
     let places = places(config, T::LAYOUT);
     // The file's own names by those that the places know.
     let mut names = std::collections::HashMap::new();
@@ -99,10 +113,48 @@ pub fn read<T: Tensors>(config: &Config, files: &T) -> Result<Parameters, Weight
             let (got, want) = (got.to_vec(), place.whole);
             return Err(WeightsError::Shape { name: name.to_string(), got, want });
         }
-        let data = take(files, name, &place)?;
-        parameters.add(parameter(place.name, &place.shape, data));
+        let narrow = keep.zip(files.blocks(name)).filter(|_| place.stays_quantised());
+        if let Some((cpu, (kind, blocks))) = narrow {
+            let strips = lay_out(cpu, kind, blocks, &place)
+                .ok_or_else(|| WeightsError::Memory(name.to_string()))?;
+            let value = Tensor::quantised(strips);
+            parameters.add(Parameter { name: place.name, value, vector: false, trainable: false });
+        } else {
+            let data = take(files, name, &place)?;
+            parameters.add(parameter(place.name, &place.shape, data));
+        }
     }
     Ok(parameters)
+}
+
+/// Bytes of memory that the parameters take when they are computed with: those of
+/// fewer bits as they are if they are kept, all others as f32 and packed for products.
+pub fn memory<T: Tensors>(config: &Config, files: &T, keep: bool) -> u64 {
+    let bytes = |place: &Place| {
+        let elements = place.shape.iter().map(|n| *n as u64).product::<u64>();
+        match files.blocks(&place.tensor).filter(|_| keep && place.stays_quantised()) {
+            Some((kind, _)) => kind.bytes_of(elements).unwrap_or(elements),
+            None => elements.saturating_mul(8),
+        }
+    };
+    places(config, T::LAYOUT).iter().map(bytes).fold(0, u64::saturating_add)
+}
+
+/// A matrix laid out for products; `None` if there is no memory for it.
+fn lay_out(cpu: &Cpu, kind: BlockType, blocks: &[u8], place: &Place) -> Option<Strips> {
+    let (rows, cols) = (place.shape[0], place.shape[1]);
+    let row = cols / kind.elements() * kind.bytes();
+    Strips::new(cpu, rows, cols, kind, |r| {
+        let from = place.rows.start + place.interleaved.map_or(r, |heads| source(r, rows / heads));
+        &blocks[from * row..(from + 1) * row]
+    })
+}
+
+/// Where row `r` of heads of `head` rows lies in a file whose halves are interleaved: row `i` of
+/// half `j` of a head is there row `2 i + j`.
+fn source(r: usize, head: usize) -> usize {
+    let (start, within, half) = (r / head * head, r % head, (head / 2).max(1));
+    start + 2 * (within % half) + within / half
 }
 
 /// How [`places`] know a tensor; `None` for one that isn't needed.
@@ -146,15 +198,11 @@ fn take<T: Tensors>(files: &T, name: &str, place: &Place) -> Result<Vec<f32>, We
         files.rows(name, place.rows.clone(), len)?
     };
     if let Some(heads) = place.interleaved {
-        // Row 2 i + j of a head is row j * half + i.
         let len = if vector { 1 } else { len };
-        let head = data.len() / heads;
-        let half = head / len / 2;
-        let source = data.clone();
-        for (h, row) in (0..heads).flat_map(|h| (0..2 * half).map(move |row| (h, row))) {
-            let (i, j) = (row % half, row / half);
-            let from = h * head + (2 * i + j) * len;
-            data[h * head + row * len..][..len].copy_from_slice(&source[from..from + len]);
+        let head = data.len() / len / heads;
+        let from = data.clone();
+        for (r, row) in data.chunks_exact_mut(len).enumerate() {
+            row.copy_from_slice(&from[source(r, head) * len..][..len]);
         }
     }
     if place.plus != 0.0 {

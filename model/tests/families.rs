@@ -37,7 +37,7 @@ fn load(name: &str) -> Transformer {
     let dir = folder().join(name);
     let text = std::fs::read_to_string(dir.join("config.json")).unwrap();
     let config = Config::from_json(&text).unwrap();
-    let parameters = weights::read(&config, &SafeFiles::open(&dir).unwrap()).unwrap();
+    let parameters = weights::read(&config, &SafeFiles::open(&dir).unwrap(), None).unwrap();
     Transformer::new(config, parameters)
 }
 
@@ -48,7 +48,7 @@ fn load_gguf(name: &str) -> Option<Transformer> {
     let path = [one, first].into_iter().find(|path| path.is_file())?;
     let files = GgufFiles::open(&path).unwrap();
     let config = Config::from_gguf(&files).unwrap();
-    let parameters = weights::read(&config, &files).unwrap();
+    let parameters = weights::read(&config, &files, None).unwrap();
     Some(Transformer::new(config, parameters))
 }
 

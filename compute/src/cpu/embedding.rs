@@ -3,6 +3,7 @@
 
 use super::Cpu;
 use super::rows::Parts;
+use crate::strips::Strips;
 
 /// `y[r] = table[ids[r]]`. `table`: `[vocab, width]`, `y`: `[rows, width]`.
 ///
@@ -16,6 +17,23 @@ pub fn embedding(cpu: &Cpu, table: &[f32], ids: &[u32], width: usize, y: &mut [f
         let y = unsafe { y.part(r.start * width..r.end * width) };
         for (y, &id) in y.chunks_exact_mut(width).zip(&ids[r]) {
             y.copy_from_slice(&table[id as usize * width..(id as usize + 1) * width]);
+        }
+    });
+}
+
+/// As [`embedding`], of a quantised table.
+///
+/// # Panics
+/// If an id is outside of the table.
+pub fn quantised(cpu: &Cpu, table: &Strips, ids: &[u32], y: &mut [f32]) {
+    let width = table.cols();
+    assert_eq!(y.len(), ids.len() * width);
+    let y = Parts::new(y);
+    cpu.pool.split(ids.len(), 8, |r| {
+        // SAFETY: ranges of rows are disjoint.
+        let y = unsafe { y.part(r.start * width..r.end * width) };
+        for (y, &id) in y.chunks_exact_mut(width).zip(&ids[r]) {
+            table.row(id as usize, y);
         }
     });
 }

@@ -8,6 +8,7 @@
 //! columns, 28 accumulators, 16 loads for 28 multiply-adds).
 #![allow(unsafe_code)]
 
+mod few;
 mod pack;
 mod tile;
 
@@ -16,10 +17,12 @@ use std::ops::Range;
 
 use super::Cpu;
 use super::rows::Parts;
+use crate::bytes::Bytes;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
 use crate::simd::{Isa, LANES, Portable, Simd};
-use pack::{Line, Operand, Strips, pack, pack_block};
+use crate::strips::{Strips, widen};
+use pack::{Cut, Line, Operand, pack, pack_block};
 use tile::Tile;
 
 /// Lines of a step of a strip of the right operand, on every instruction set.
@@ -103,7 +106,7 @@ impl Packed {
     pub fn pack(&mut self, cpu: &Cpu, k: usize, n: usize, source: Mat<'_, f32>, bf16: bool) {
         source.check(k, n);
         (self.k, self.n, self.bf16, self.valid) = (k, n, bf16, true);
-        let strips = Strips::Columns(n, PANEL_LINES);
+        let strips = Cut::Columns(n, PANEL_LINES);
         self.panels.resize(strips.size(steps(k, bf16)), Line::default());
         pack(cpu, Operand::F32(source), strips, k, bf16, &mut self.panels);
     }
@@ -205,6 +208,23 @@ pub fn gemm_packed(
     product(cpu, [m, n, k], a, Factor::Packed(&b.panels), c, ldc, accumulate);
 }
 
+/// As [`gemm`], with the right operand `wᵀ` of a matrix `w` `[n, k]` of F16 or BF16, widened block by
+/// block: the same bits as if it were widened before.
+///
+/// # Panics
+/// If lengths don't agree, or `w` is of another type.
+pub fn gemm_strips(cpu: &Cpu, m: usize, a: &[f32], w: &Strips, c: &mut [f32], accumulate: bool) {
+    assert!(!w.rounds(), "{w:?} is quantised");
+    let (n, k) = (w.rows(), w.cols());
+    let mat = Mat { data: a, stride: k, transposed: false };
+    mat.check(m, k);
+    if m <= few::ROWS {
+        return few::product(cpu, &a[..m * k], w, c, accumulate);
+    }
+    let a = mat;
+    product(cpu, [m, n, k], Operand::F32(a), Factor::Strips(w), c, n, accumulate);
+}
+
 /// An operand as a task finds it.
 #[derive(Clone, Copy)]
 enum Factor<'a> {
@@ -214,6 +234,8 @@ enum Factor<'a> {
     Loose(Operand<'a>),
     /// It was packed before, all of it.
     Packed(&'a [Line]),
+    /// Each task widens what it needs of it, block by block.
+    Strips(&'a Strips),
 }
 
 /// Whether the kernel can read a left operand `[m, k]` where it lies, and fast: whole pairs along
@@ -249,8 +271,8 @@ fn product(
     }
     assert!(ldc >= n && c.len() >= (m - 1) * ldc + n, "c is too small");
     let pairs = matches!(a, Operand::Bf16(_));
-    let rows = Strips::Rows(m, m.div_ceil(tile_rows(cpu.isa)));
-    let columns = Strips::Columns(n, PANEL_LINES);
+    let rows = Cut::Rows(m, m.div_ceil(tile_rows(cpu.isa)));
+    let columns = Cut::Columns(n, PANEL_LINES);
     let a = if in_place(a, m, k) { Factor::InPlace(a) } else { Factor::Loose(a.turned()) };
     let steps = steps(k, pairs);
     let f = Factors { rows, columns, steps, k, a, b };
@@ -267,7 +289,7 @@ fn product(
         let grid = |by_columns: usize| (wanted.div_ceil(by_columns).min(tiles), by_columns);
         let packed = |&(by_rows, by_columns): &(usize, usize)| {
             let a = if matches!(f.a, Factor::Loose(_)) { by_columns * m } else { 0 };
-            let b = if matches!(f.b, Factor::Loose(_)) { by_rows * n } else { 0 };
+            let b = if matches!(f.b, Factor::Packed(_)) { 0 } else { by_rows * n };
             // As many tasks as are wanted, if that can be.
             (std::cmp::Reverse((by_rows * by_columns).min(wanted)), a + b)
         };
@@ -303,8 +325,8 @@ fn tile_rows(isa: Isa) -> usize {
 
 /// Both operands.
 struct Factors<'a> {
-    rows: Strips,
-    columns: Strips,
+    rows: Cut,
+    columns: Cut,
     /// Steps of the chains, and what they are of k.
     steps: usize,
     k: usize,
@@ -322,13 +344,13 @@ struct Area {
 }
 
 #[inline(always)]
-unsafe fn multiply_singles<S: Simd>(f: &Factors<'_>, area: &Area) {
+unsafe fn multiply_singles<S: Bytes>(f: &Factors<'_>, area: &Area) {
     // SAFETY: the caller's promise.
     unsafe { multiply_area::<S, false>(f, area) }
 }
 
 #[inline(always)]
-unsafe fn multiply_pairs<S: Simd>(f: &Factors<'_>, area: &Area) {
+unsafe fn multiply_pairs<S: Bytes>(f: &Factors<'_>, area: &Area) {
     // SAFETY: the caller's promise.
     unsafe { multiply_area::<S, true>(f, area) }
 }
@@ -339,10 +361,32 @@ fn pieces(range: &Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>
     range.clone().step_by(len).map(move |start| start..end.min(start + len))
 }
 
+/// Widens `k` of some panels of F16 or BF16 into the first lines of `out`, as [`pack_block`] would.
+#[inline(always)]
+unsafe fn widen_block<S: Bytes>(
+    w: &Strips,
+    panels: Range<usize>,
+    k: Range<usize>,
+    out: &mut Vec<Line>,
+) {
+    let lines = panels.len() * k.len() * PANEL_LINES;
+    if out.len() < lines {
+        out.resize(lines, Line::default());
+    }
+    let strips = w.rows().div_ceil(LANES);
+    for strip in panels.start * PANEL_LINES..strips.min(panels.end * PANEL_LINES) {
+        let (panel, line) = (strip / PANEL_LINES - panels.start, strip % PANEL_LINES);
+        let from = &w.cells(strip)[k.start * 2 * LANES..k.end * 2 * LANES];
+        let to = out[panel * k.len() * PANEL_LINES + line..].as_mut_ptr().cast();
+        // SAFETY: so many rows of halves, and as many lines of the panel, two apart.
+        unsafe { widen::<S>(w.kind(), from.as_ptr(), k.len(), to, PANEL) };
+    }
+}
+
 /// Blocks of k outermost. What was packed of a block stays in the second-level cache, a good part
 /// of a panel's in the first-level one while rows pass by.
 #[inline(always)]
-unsafe fn multiply_area<S: Simd, const PAIRS: bool>(f: &Factors<'_>, area: &Area) {
+unsafe fn multiply_area<S: Bytes, const PAIRS: bool>(f: &Factors<'_>, area: &Area) {
     let unit = if PAIRS { 2 } else { 1 };
     let (mut left, mut right) = BLOCKS.take();
     let blocks = f.steps.div_ceil(BLOCK).max(1);
@@ -350,12 +394,21 @@ unsafe fn multiply_area<S: Simd, const PAIRS: bool>(f: &Factors<'_>, area: &Area
         let start = block * f.steps / blocks;
         let steps = (block + 1) * f.steps / blocks - start;
         let k = start * unit..f.k.min((start + steps) * unit);
-        for panels in pieces(&area.panels, (PACKED / (steps.max(1) * PANEL_LINES)).max(1)) {
-            if let Factor::Loose(b) = f.b {
-                // SAFETY: the instruction set is the caller's promise.
-                unsafe {
-                    pack_block::<S>(b, f.columns, panels.clone(), k.clone(), PAIRS, &mut right)
-                };
+        let packed = match (&f.a, &f.b) {
+            // Nothing has to be packed anew for the next panel.
+            (Factor::InPlace(_), Factor::Strips(_)) => 1,
+            _ => (PACKED / (steps.max(1) * PANEL_LINES)).max(1),
+        };
+        for panels in pieces(&area.panels, packed) {
+            // SAFETY: the instruction set is the caller's promise.
+            unsafe {
+                match f.b {
+                    Factor::Loose(b) => {
+                        pack_block::<S>(b, f.columns, panels.clone(), k.clone(), PAIRS, &mut right)
+                    }
+                    Factor::Strips(w) => widen_block::<S>(w, panels.clone(), k.clone(), &mut right),
+                    _ => {}
+                }
             }
             for tiles in pieces(&area.tiles, (PASSING / steps.max(1)).max(1)) {
                 if let Factor::Loose(a) = f.a {

@@ -20,14 +20,16 @@ use crate::bytes::{BYTES, Bytes};
 use crate::simd::LANES;
 use crate::strips::{GROUP, Ready, Strips, ready};
 
-/// Groups that are made ready at a time.
-const BLOCK: usize = 16;
+/// Most groups that are made ready at a time: with 24 of two strips there is room in the nearest
+/// cache for the rows that pass by.
+const BLOCK: usize = 24;
 /// Most strips of a tile.
 const STRIPS: usize = 2;
-/// Multiply-adds of a task at least.
-const TASK: usize = 1 << 18;
-/// Rows of a task at least, where rows are split too: making weights ready has to pay.
-const ROWS: usize = 32;
+/// Multiply-adds of a task, some microseconds, and weights of one where rows are few.
+const TASK: usize = 1 << 19;
+const WEIGHTS: usize = 1 << 16;
+/// Rows of a task at least: making weights ready has to pay.
+const ROWS: usize = 96;
 
 /// Numbers of a row of activations for each group: its scale; its scale times the sum of its codes;
 /// that of each half.
@@ -111,9 +113,12 @@ pub fn product(
         return;
     }
     let pairs = n.div_ceil(STRIPS * LANES);
-    let wanted = (rows * n * k / TASK).clamp(1, cpu.pool.threads() * 8);
-    let by_columns = wanted.min(pairs);
-    let by_rows = (wanted / by_columns).clamp(1, (rows / ROWS).max(1));
+    // By rows first: what a thread wrote of them is in its cache. Then by columns.
+    let threads = cpu.pool.threads();
+    let wanted = (n * k / WEIGHTS).max(rows * n * k / TASK).next_multiple_of(threads);
+    let wanted = wanted.min(threads * 4);
+    let by_rows = (rows / ROWS).clamp(1, wanted);
+    let by_columns = (wanted / by_rows).clamp(1, pairs);
     let c = Parts::new(c);
     cpu.pool.run(by_rows * by_columns, |task| {
         let (r, p) = (task / by_columns, task % by_columns);
@@ -192,16 +197,20 @@ unsafe fn multiply_strips<S: Bytes, const N: usize, const LEAST: bool>(
     let (n, groups) = (w.rows(), w.cols() / GROUP);
     let cell = w.cell() / GROUP;
     let cell_bytes = w.kind().bytes() * LANES;
+    // As even as can be.
+    let cells = groups / cell;
+    let blocks = cells.div_ceil(BLOCK / cell);
     for column in area.columns.clone().step_by(strips * LANES) {
         let columns = (area.columns.end - column).min(strips * LANES);
-        for first in (0..groups).step_by(BLOCK) {
-            let block = BLOCK.min(groups - first);
+        for b in 0..blocks {
+            let first = b * cells / blocks * cell;
+            let block = (b + 1) * cells / blocks * cell - first;
             for (i, part) in parts.iter().enumerate().take(columns.div_ceil(LANES)) {
-                let cells = w.cells(column / LANES + i);
+                let strip = w.cells(column / LANES + i);
                 for g in (0..block).step_by(cell) {
                     let at = (first + g) / cell * cell_bytes;
                     // SAFETY: a whole cell, and room for its groups.
-                    unsafe { ready::<S>(w.kind(), cells[at..at + cell_bytes].as_ptr(), g, part) };
+                    unsafe { ready::<S>(w.kind(), strip[at..at + cell_bytes].as_ptr(), g, part) };
                 }
             }
             for row in area.rows.clone().step_by(most_rows) {

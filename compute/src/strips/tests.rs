@@ -6,7 +6,7 @@ pub(crate) const KINDS: [BlockType; 12] =
 
 /// Rows of random blocks, with scales of ordinary size.
 pub(crate) fn random(kind: BlockType, rows: usize, cols: usize, rng: &mut Rng) -> Vec<u8> {
-    let parting = parting(kind).unwrap();
+    let parting = parting(kind).expect("a quantised type");
     let mut data = vec![0u8; rows * cols / kind.elements() * kind.bytes()];
     for block in data.chunks_exact_mut(kind.bytes()) {
         block.iter_mut().for_each(|b| *b = rng.below(256) as u8);
@@ -23,14 +23,14 @@ pub(crate) fn random(kind: BlockType, rows: usize, cols: usize, rng: &mut Rng) -
 
 pub(crate) fn strips(cpu: &Cpu, kind: BlockType, rows: usize, cols: usize, data: &[u8]) -> Strips {
     let row = cols / kind.elements() * kind.bytes();
-    Strips::new(cpu, rows, cols, kind, |r| &data[r * row..(r + 1) * row]).unwrap()
+    Strips::new(cpu, rows, cols, kind, |r| &data[r * row..(r + 1) * row]).expect("memory")
 }
 
 #[test]
 fn rows_come_out_as_they_went_in() {
     let cpu = Cpu::new(2);
     let mut rng = Rng::new(1);
-    for kind in KINDS {
+    for kind in KINDS.into_iter().chain([F16, BF16]) {
         let (rows, cols) = (37, 512);
         let data = random(kind, rows, cols, &mut rng);
         let strips = strips(&cpu, kind, rows, cols, &data);

@@ -1,6 +1,6 @@
 //! The way back over a tape.
 
-use super::{Linear, Op, Operand, Tape, Var, attention_work};
+use super::{Copies, Linear, Op, Operand, Tape, Var, attention_work};
 use crate::cpu::bias::column_sums;
 use crate::cpu::gated::gated_backward;
 use crate::cpu::heads::norm_rotate_backward;
@@ -32,9 +32,8 @@ impl Tape<'_> {
             // Everything that used this value came later, and is done.
             let value = std::mem::take(&mut self.nodes[i].value);
             self.ws.floats.give(value);
-            if let Some(half) = self.nodes[i].half.take() {
-                self.ws.halves.give(half);
-            }
+            let copies = std::mem::take(&mut self.nodes[i].copies);
+            self.ws.give(copies);
         }
     }
 
@@ -68,8 +67,9 @@ impl Tape<'_> {
                 ws.floats.give(dy);
             }
             Op::Linear { x, layer: Linear { weight: w, bias }, residual } => {
-                let half = ws.halve(&dy);
-                let d = Operand { value: &dy, half: half.as_deref(), cols };
+                let mut copies = Copies::default();
+                ws.copy_for(&parameters.get(w).value, &dy, &mut copies);
+                let d = Operand { value: &dy, copies: &copies, cols };
                 if trainable(w) {
                     ws.weight_gradient(d, nodes[x.0].operand(), rows, gradients.get_mut(w));
                 }
@@ -81,9 +81,9 @@ impl Tape<'_> {
                     Some(dx) => (dx, true),
                     None => (ws.floats.take(rows * nodes[x.0].cols), false),
                 };
-                ws.product(parameters, w, true, d.rows(), rows, &mut dx, more);
+                ws.product(parameters, w, true, d, rows, &mut dx, more);
                 nodes[x.0].gradient = Some(dx);
-                half.into_iter().for_each(|h| ws.halves.give(h));
+                ws.give(copies);
                 match residual {
                     Some(residual) => self.add_gradient(residual, dy),
                     None => ws.floats.give(dy),

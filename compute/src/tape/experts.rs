@@ -2,7 +2,6 @@
 
 use super::{Op, Tape, Var};
 use crate::cpu::gated::{Activation, gated};
-use crate::cpu::matmul::Rows;
 use crate::parameters::ParamId;
 
 /// The parameters of such a layer.
@@ -38,11 +37,11 @@ impl Tape<'_> {
             }
             let chosen: Vec<usize> = share.iter().map(|(row, _)| *row).collect();
             let input = self.gather(x, &chosen);
-            let gate = self.product_of(&input, chosen.len(), *gate);
-            let up = self.product_of(&input, chosen.len(), *up);
+            let gate = self.through(&input, chosen.len(), *gate);
+            let up = self.through(&input, chosen.len(), *up);
             let mut middle = self.ws.floats.take(gate.len());
             gated(&self.ws.cpu, f, &gate, Some(&up), &mut middle);
-            let output = self.product_of(&middle, chosen.len(), *down);
+            let output = self.through(&middle, chosen.len(), *down);
             for (output, (row, weight)) in output.chunks_exact(cols).zip(share) {
                 let y = &mut y[row * cols..(row + 1) * cols];
                 y.iter_mut().zip(output).for_each(|(y, x)| *y += weight * x);
@@ -56,7 +55,7 @@ impl Tape<'_> {
     fn shares(&mut self, x: Var, layer: &Experts) -> Vec<Share> {
         let rows = self.nodes[x.0].rows;
         let input = self.gather(x, &(0..rows).collect::<Vec<_>>());
-        let scores = self.product_of(&input, rows, layer.router);
+        let scores = self.through(&input, rows, layer.router);
         let mut shares = vec![Share::new(); layer.experts.len()];
         for (row, scores) in scores.chunks_exact(layer.experts.len()).enumerate() {
             let mut order: Vec<usize> = (0..scores.len()).collect();
@@ -73,18 +72,10 @@ impl Tape<'_> {
         shares
     }
 
-    /// `x wᵀ` of rows that are no value on the tape.
-    fn product_of(&mut self, x: &[f32], rows: usize, w: ParamId) -> Vec<f32> {
-        let (outputs, inputs) =
-            (self.parameters.get(w).value.rows(), self.parameters.get(w).value.cols());
-        let half = self.ws.halve(x);
-        let mut y = self.ws.floats.take(rows * outputs);
-        let x = match &half {
-            Some(half) => Rows::Bf16 { data: half, stride: inputs },
-            None => Rows::F32 { data: x, stride: inputs },
-        };
-        self.ws.product(self.parameters, w, false, x, rows, &mut y, false);
-        half.into_iter().for_each(|h| self.ws.halves.give(h));
+    /// As [`Tape::product_of`], into memory of the step.
+    fn through(&mut self, x: &[f32], rows: usize, w: ParamId) -> Vec<f32> {
+        let mut y = self.ws.floats.take(rows * self.parameters.get(w).value.rows());
+        self.product_of(x, rows, w, &mut y);
         y
     }
 }

@@ -1,6 +1,6 @@
 //! From the last layer's output to logits and to the loss.
 
-use super::workspace::Operand;
+use super::workspace::{Copies, Operand};
 use super::{Tape, Var};
 use crate::cpu::{self, softmax};
 use crate::parameters::ParamId;
@@ -53,18 +53,22 @@ impl Loss {
 impl Tape<'_> {
     /// Logits `h wᵀ` of chosen rows: `[rows.len(), vocab]`.
     pub fn logits(&mut self, h: Var, rows: &[usize], head: Head) -> Vec<f32> {
-        let w = head.weight;
-        let vocab = self.parameters.get(w).value.rows();
         let x = self.gather(h, rows);
-        let half = self.ws.halve(&x);
-        let cols = self.nodes[h.0].cols;
-        let mut y = vec![0.0; rows.len() * vocab];
-        let operand = Operand { value: &x, half: half.as_deref(), cols };
-        self.ws.product(self.parameters, w, false, operand.rows(), rows.len(), &mut y, false);
+        let mut y = vec![0.0; rows.len() * self.parameters.get(head.weight).value.rows()];
+        self.product_of(&x, rows.len(), head.weight, &mut y);
         self.ws.floats.give(x);
-        half.into_iter().for_each(|h| self.ws.halves.give(h));
         head.cap(&self.ws.cpu, &mut y);
         y
+    }
+
+    /// `y = x wᵀ` of rows that are no value on the tape.
+    pub(super) fn product_of(&mut self, x: &[f32], rows: usize, w: ParamId, y: &mut [f32]) {
+        let weight = &self.parameters.get(w).value;
+        let mut copies = Copies::default();
+        self.ws.copy_for(weight, x, &mut copies);
+        let x = Operand { value: x, copies: &copies, cols: weight.cols() };
+        self.ws.product(self.parameters, w, false, x, rows, y, false);
+        self.ws.give(copies);
     }
 
     pub(super) fn gather(&mut self, h: Var, rows: &[usize]) -> Vec<f32> {
@@ -89,11 +93,13 @@ impl Tape<'_> {
         let mut dh = self.recording().then(|| self.ws.floats.zeros(rows * cols));
         for piece in chosen.chunks(LOGIT_ROWS) {
             let gathered = self.gather(h, piece);
-            let half = self.ws.halve(&gathered);
-            let x = Operand { value: &gathered, half: half.as_deref(), cols };
-            let mut logits = self.ws.floats.take(piece.len() * vocab);
             let parameters = self.parameters;
-            self.ws.product(parameters, w, false, x.rows(), piece.len(), &mut logits, false);
+            let table = &parameters.get(w).value;
+            let mut copies = Copies::default();
+            self.ws.copy_for(table, &gathered, &mut copies);
+            let x = Operand { value: &gathered, copies: &copies, cols };
+            let mut logits = self.ws.floats.take(piece.len() * vocab);
+            self.ws.product(parameters, w, false, x, piece.len(), &mut logits, false);
             head.cap(&self.ws.cpu, &mut logits);
             let capped = (head.cap.is_some() && self.recording()).then(|| logits.clone());
 
@@ -110,22 +116,23 @@ impl Tape<'_> {
                 if let Some(capped) = capped {
                     head.cap_backward(&capped, &mut logits);
                 }
-                let dhalf = self.ws.halve(&logits);
-                let dlogits = Operand { value: &logits, half: dhalf.as_deref(), cols: vocab };
+                let mut copies = Copies::default();
+                self.ws.copy_for(table, &logits, &mut copies);
+                let dlogits = Operand { value: &logits, copies: &copies, cols: vocab };
                 if parameters.get(w).trainable {
                     self.ws.weight_gradient(dlogits, x, piece.len(), gradients.get_mut(w));
                 }
                 let mut dx = self.ws.floats.take(piece.len() * cols);
-                self.ws.product(parameters, w, true, dlogits.rows(), piece.len(), &mut dx, false);
+                self.ws.product(parameters, w, true, dlogits, piece.len(), &mut dx, false);
                 for (dx, &r) in dx.chunks_exact(cols).zip(piece) {
                     dh[r * cols..(r + 1) * cols].copy_from_slice(dx);
                 }
                 self.ws.floats.give(dx);
-                dhalf.into_iter().for_each(|h| self.ws.halves.give(h));
+                self.ws.give(copies);
             }
             self.ws.floats.give(gathered);
             self.ws.floats.give(logits);
-            half.into_iter().for_each(|h| self.ws.halves.give(h));
+            self.ws.give(copies);
         }
         if let Some(dh) = dh {
             self.add_gradient(h, dh);

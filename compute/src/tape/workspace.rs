@@ -5,10 +5,12 @@ use std::sync::Arc;
 use super::Tape;
 use crate::Cpu;
 use crate::arena::Arena;
-use crate::cpu::matmul::{Mat, Packed, Rows, gemm, gemm_bf16, gemm_packed, to_bf16};
+use crate::cpu::matmul::{Mat, Packed, Rows, gemm, gemm_bf16, gemm_packed, gemm_strips, to_bf16};
+use crate::cpu::quantised::{self, NUMBERS};
 use crate::parameters::{Gradients, ParamId, Parameters};
 use crate::profile::Profile;
-use crate::tensor::DType;
+use crate::strips::GROUP;
+use crate::tensor::{DType, Tensor};
 
 /// What passes over one model share: step memory and packed weights.
 pub struct Workspace {
@@ -16,7 +18,8 @@ pub struct Workspace {
     /// Type of the operands of products; sums and everything else are f32.
     products: DType,
     pub(super) floats: Arena<f32>,
-    pub(super) halves: Arena<u16>,
+    halves: Arena<u16>,
+    codes: Arena<u8>,
     packs: Vec<Packs>,
     /// Where the time goes.
     pub profile: Profile,
@@ -35,8 +38,15 @@ struct Packs {
 impl Workspace {
     /// An empty workspace. `products` is the type of the operands of matrix products.
     pub fn new(cpu: Arc<Cpu>, products: DType) -> Workspace {
-        let (floats, halves) = (Arena::default(), Arena::default());
-        Workspace { cpu, products, floats, halves, packs: Vec::new(), profile: Profile::default() }
+        Workspace {
+            cpu,
+            products,
+            floats: Arena::default(),
+            halves: Arena::default(),
+            codes: Arena::default(),
+            packs: Vec::new(),
+            profile: Profile::default(),
+        }
     }
 
     /// The device.
@@ -51,7 +61,7 @@ impl Workspace {
 
     /// Bytes of step memory taken from the system so far.
     pub fn bytes(&self) -> usize {
-        self.floats.allocated() * 4 + self.halves.allocated() * 2
+        self.floats.allocated() * 4 + self.halves.allocated() * 2 + self.codes.allocated()
     }
 
     /// To be called after parameters were changed: packed copies are made anew on use.
@@ -102,20 +112,37 @@ impl Workspace {
         self.profile.stop(clock, "pack weights", 0.0, 2 * k * n);
     }
 
-    /// `c = a · (wᵀ or w)`, or `c += …`. `a`: `[rows, k]`.
+    /// `c = a · (wᵀ or w)`, or `c += …`. `a`: `[rows, k]`, with the copies that the weight wants.
+    ///
+    /// # Panics
+    /// If it is `w` and that is quantised: such weights have no backward pass.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn product(
         &mut self,
         parameters: &Parameters,
         id: ParamId,
         backward: bool,
-        a: Rows<'_>,
+        a: Operand<'_>,
         rows: usize,
         c: &mut [f32],
         accumulate: bool,
     ) {
+        if let (Some(w), false) = (parameters.get(id).value.strips(), backward) {
+            let clock = self.profile.start();
+            let flops = 2.0 * (rows * w.rows() * w.cols()) as f64;
+            let moved = w.bytes() / 4 + c.len() * if accumulate { 2 } else { 1 };
+            if let Some(a) = &a.copies.rounded {
+                quantised::product(&self.cpu, rows, &a.codes, &a.numbers, w, c, accumulate);
+                self.profile.stop(clock, "product, quantised", flops, moved + a.codes.len() / 4);
+            } else {
+                gemm_strips(&self.cpu, rows, a.value, w, c, accumulate);
+                self.profile.stop(clock, "product", flops, moved + a.value.len());
+            }
+            return;
+        }
         self.pack(parameters, id, backward);
         let clock = self.profile.start();
+        let a = a.rows();
         let packs = &self.packs[id.0];
         if let Some(b) = if backward { &packs.backward } else { &packs.forward } {
             let (n, k) = (b.n(), b.k());
@@ -136,7 +163,7 @@ impl Workspace {
     ) {
         let (m, n) = (dy.cols, x.cols);
         let clock = self.profile.start();
-        match (dy.half, x.half) {
+        match (&dy.copies.half, &x.copies.half) {
             (Some(dy), Some(x)) => {
                 let a = Mat { data: dy, stride: m, transposed: true };
                 let b = Mat { data: x, stride: n, transposed: false };
@@ -152,29 +179,67 @@ impl Workspace {
         self.profile.stop(clock, "product, to weight", 2.0 * (rows * m * n) as f64, moved);
     }
 
-    /// A bf16 copy, if products want one.
-    pub(super) fn halve(&mut self, x: &[f32]) -> Option<Vec<u16>> {
-        (self.products == DType::Bf16).then(|| {
-            let clock = self.profile.start();
-            let mut half = self.halves.take(x.len());
-            to_bf16(&self.cpu, x, &mut half);
-            self.profile.stop(clock, "round to bf16", 0.0, x.len() * 3 / 2);
-            half
-        })
+    /// Makes the copy of `x`, `[rows, cols]`, that a product with `weight` reads, if there is none:
+    /// of 8 bits where that is quantised, of bf16 where products want those and it is f32.
+    pub(super) fn copy_for(&mut self, weight: &Tensor, x: &[f32], copies: &mut Copies) {
+        if let Some(w) = weight.strips() {
+            if !w.rounds() {
+                return;
+            }
+            let cols = weight.cols();
+            copies.rounded.get_or_insert_with(|| {
+                let clock = self.profile.start();
+                let mut codes = self.codes.take(x.len());
+                let mut numbers = self.floats.take(x.len() / GROUP * NUMBERS);
+                quantised::quantise(&self.cpu, x, cols, &mut codes, &mut numbers);
+                self.profile.stop(clock, "round to 8 bits", 0.0, x.len() * 3 / 2);
+                Rounded { codes, numbers }
+            });
+        } else if self.products == DType::Bf16 {
+            copies.half.get_or_insert_with(|| {
+                let clock = self.profile.start();
+                let mut half = self.halves.take(x.len());
+                to_bf16(&self.cpu, x, &mut half);
+                self.profile.stop(clock, "round to bf16", 0.0, x.len() * 3 / 2);
+                half
+            });
+        }
+    }
+
+    /// Takes the memory of copies back.
+    pub(super) fn give(&mut self, copies: Copies) {
+        copies.half.into_iter().for_each(|h| self.halves.give(h));
+        if let Some(Rounded { codes, numbers }) = copies.rounded {
+            self.codes.give(codes);
+            self.floats.give(numbers);
+        }
     }
 }
 
-/// A left or right operand: f32, and bf16 where products want that.
+/// A value in the forms that products read.
+#[derive(Default)]
+pub(super) struct Copies {
+    half: Option<Vec<u16>>,
+    rounded: Option<Rounded>,
+}
+
+/// See [`quantised::quantise`].
+struct Rounded {
+    codes: Vec<u8>,
+    numbers: Vec<f32>,
+}
+
+/// A left or right operand: f32, and the copies that products want.
 #[derive(Clone, Copy)]
 pub(super) struct Operand<'a> {
     pub(super) value: &'a [f32],
-    pub(super) half: Option<&'a [u16]>,
+    pub(super) copies: &'a Copies,
     pub(super) cols: usize,
 }
 
 impl<'a> Operand<'a> {
-    pub(super) fn rows(&self) -> Rows<'a> {
-        match self.half {
+    fn rows(&self) -> Rows<'a> {
+        match &self.copies.half {
             Some(half) => Rows::Bf16 { data: half, stride: self.cols },
             None => Rows::F32 { data: self.value, stride: self.cols },
         }

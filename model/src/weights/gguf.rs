@@ -4,6 +4,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 
+use compute::blocks::BlockType;
+use compute::strips::Strips;
+
 use super::places::Layout;
 use super::{Tensors, WeightsError};
 use crate::directory::ModelError;
@@ -130,5 +133,10 @@ impl<B: AsRef<[u8]>> Tensors for GgufFiles<B> {
         let mut data = vec![0.0; rows.len() * len];
         info.kind.widen(&bytes[rows.start * row..rows.end * row], &mut data);
         Ok(data)
+    }
+
+    fn blocks(&self, name: &str) -> Option<(BlockType, &[u8])> {
+        let (info, bytes) = self.tensor(name)?;
+        Strips::holds(info.kind).then_some((info.kind, bytes))
     }
 }

@@ -69,6 +69,11 @@ fn layer(name: &str) -> Option<(usize, &str, &str)> {
 }
 
 impl Place {
+    /// Whether a quantised tensor can be taken as it is: a matrix whose rows are the file's.
+    pub fn stays_quantised(&self) -> bool {
+        self.shape.len() == 2 && !self.turned && self.plus == 0.0
+    }
+
     /// A part of a tensor that holds several: rows from `start` of `all`.
     fn part(mut self, tensor: String, start: usize, all: usize) -> Place {
         self.tensor = tensor;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ::safetensors::tensor::{Metadata, TensorInfo, TensorView};
 use ::safetensors::{Dtype, SafeTensors};
+use compute::blocks::BlockType;
 use compute::parameters::Parameters;
 use serde::Deserialize;
 
@@ -129,6 +130,15 @@ impl<B: AsRef<[u8]>> Tensors for SafeFiles<B> {
                 });
             }
         })
+    }
+
+    fn blocks(&self, name: &str) -> Option<(BlockType, &[u8])> {
+        let (info, bytes) = self.tensor(name)?;
+        match info.dtype {
+            Dtype::F16 => Some((BlockType::F16, bytes)),
+            Dtype::BF16 => Some((BlockType::BF16, bytes)),
+            _ => None,
+        }
     }
 }
 

@@ -41,34 +41,34 @@ impl Operand<'_> {
 
 /// How an operand is cut.
 #[derive(Clone, Copy)]
-pub(super) enum Strips {
+pub(super) enum Cut {
     /// So many columns in strips of so many lines; the last one may be narrower.
     Columns(usize, usize),
     /// So many rows in so many strips of at most a line, as even as can be.
     Rows(usize, usize),
 }
 
-impl Strips {
+impl Cut {
     pub(super) fn count(self) -> usize {
         match self {
-            Strips::Columns(n, lines) => n.div_ceil(lines * LANES),
-            Strips::Rows(_, count) => count,
+            Cut::Columns(n, lines) => n.div_ceil(lines * LANES),
+            Cut::Rows(_, count) => count,
         }
     }
 
     /// Columns or rows of a strip.
     pub(super) fn range(self, i: usize) -> Range<usize> {
         match self {
-            Strips::Columns(n, lines) => i * lines * LANES..n.min((i + 1) * lines * LANES),
-            Strips::Rows(m, count) => i * m / count..(i + 1) * m / count,
+            Cut::Columns(n, lines) => i * lines * LANES..n.min((i + 1) * lines * LANES),
+            Cut::Rows(m, count) => i * m / count..(i + 1) * m / count,
         }
     }
 
     /// Lines of a step.
     pub(super) fn lines(self) -> usize {
         match self {
-            Strips::Columns(_, lines) => lines,
-            Strips::Rows(..) => 1,
+            Cut::Columns(_, lines) => lines,
+            Cut::Rows(..) => 1,
         }
     }
 
@@ -82,7 +82,7 @@ impl Strips {
 pub(super) fn pack(
     cpu: &Cpu,
     source: Operand<'_>,
-    strips: Strips,
+    strips: Cut,
     k: usize,
     pairs: bool,
     out: &mut [Line],
@@ -110,7 +110,7 @@ pub(super) fn pack(
 #[inline(always)]
 pub(super) unsafe fn pack_block<S: Simd>(
     source: Operand<'_>,
-    strips: Strips,
+    strips: Cut,
     which: Range<usize>,
     k: Range<usize>,
     pairs: bool,
@@ -130,7 +130,7 @@ pub(super) unsafe fn pack_block<S: Simd>(
 /// What a task packs.
 struct Part<'a> {
     source: Operand<'a>,
-    strips: Strips,
+    strips: Cut,
     /// Which of them.
     which: Range<usize>,
     k: Range<usize>,

@@ -188,3 +188,46 @@ fn rows_of_c_may_be_further_apart() {
         assert_eq!(*got, want, "row {r}, column {c}");
     }
 }
+
+/// F16 and BF16 weights, read as they are, give the bits that they give widened and packed.
+#[test]
+fn narrow_weights_give_the_bits_of_widened_ones() {
+    use crate::blocks::BlockType::{BF16, F16};
+    let mut rng = crate::rng::Rng::new(7);
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
+        let mut cpu = Cpu::new(2);
+        cpu.isa = isa;
+        for ((kind, m), (n, k)) in [(F16, 1), (BF16, 2), (BF16, 3), (F16, 40)]
+            .into_iter()
+            .flat_map(|a| [(7, 40), (70, 1040), (33, 1024), (300, 64)].map(|b| (a, b)))
+        {
+            let bytes: Vec<u8> = (0..n * k)
+                .flat_map(|_| match kind {
+                    F16 => half::f16::from_f32(rng.normal()).to_le_bytes(),
+                    _ => half::bf16::from_f32(rng.normal()).to_le_bytes(),
+                })
+                .collect();
+            let w = Strips::new(&cpu, n, k, kind, |r| &bytes[r * k * 2..(r + 1) * k * 2])
+                .expect("memory");
+            let mut wide = vec![0.0; n * k];
+            kind.widen(&bytes, &mut wide);
+            let x: Vec<f32> = (0..m * k).map(|_| rng.normal()).collect();
+            let (mut y, mut want) = (vec![1.0; m * n], vec![1.0; m * n]);
+            gemm_strips(&cpu, m, &x, &w, &mut y, true);
+            let source = Mat { data: &wide[..], stride: k, transposed: true };
+            let packed = Packed::new(&cpu, k, n, source, false);
+            gemm_packed(
+                &cpu,
+                m,
+                n,
+                k,
+                Rows::F32 { data: &x, stride: k },
+                &packed,
+                &mut want,
+                n,
+                true,
+            );
+            assert_eq!(y, want, "{} {m} x {k} x {n} {}", kind.name(), isa.name());
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! `homegrown bench infer`: how fast a model reads prompts and writes answers on this machine.
+//!
+//! A test is called as llama-bench calls it: `pp512` reads a prompt of 512 tokens, `tg128` writes 128
+//! tokens one by one; ` @ d4096` after 4,096 others, ` x 16` in 16 sequences at once.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+use compute::Cpu;
+use compute::cpu::peak;
+use compute::kv::{KvPages, KvSequence, PAGE};
+use compute::rng::Rng;
+use compute::tape::Workspace;
+use compute::tensor::DType;
+use model::transformer::{Step, Transformer};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::common::{self, Common};
+use crate::failure::Failure;
+use crate::fetched::ModelArgs;
+
+/// Tokens of a prompt that go through the model at a time, as in the generator.
+const CHUNK: usize = 512;
+
+/// Measures prompts and answers of random tokens.
+#[derive(Args, Debug)]
+pub struct BenchInferArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Tokens of prompts.
+    #[arg(long, value_delimiter = ',', default_value = "512", value_name = "N,N")]
+    prompt: Vec<usize>,
+    /// Tokens of answers.
+    #[arg(long, value_delimiter = ',', default_value = "128", value_name = "N,N")]
+    generate: Vec<usize>,
+    /// Tokens that are there before.
+    #[arg(long, value_delimiter = ',', default_value = "0", value_name = "N,N")]
+    depth: Vec<usize>,
+    /// Sequences at once (answers only).
+    #[arg(long, value_delimiter = ',', default_value = "1", value_name = "N,N")]
+    batch: Vec<usize>,
+    /// Times that each test is run; the median counts.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Shows where the time of each test goes, by operation.
+    #[arg(long)]
+    profile: bool,
+}
+
+/// What a test found.
+#[derive(Debug, Serialize)]
+struct Test {
+    test: String,
+    threads: usize,
+    /// Median.
+    tokens_per_s: f64,
+    /// Weights and keys and values that steps read.
+    bytes_per_s: f64,
+    /// Arithmetic of products with weights.
+    flops_per_s: f64,
+    /// The larger of both shares of what the machine can do.
+    share_of_limit: f64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    profile: Vec<super::Operation>,
+}
+
+/// What the machine can do on so many threads.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Limits {
+    threads: usize,
+    byte_ops_per_s: f64,
+    f32_flops_per_s: f64,
+    bytes_per_s: f64,
+}
+
+/// Measures.
+///
+/// # Errors
+/// A model that can't be read, or that the tests don't fit into.
+pub fn infer(args: &BenchInferArgs, common: &Common) -> Result<Value, Failure> {
+    let counts: Vec<usize> = match &common.threads[..] {
+        [] => vec![common.threads()],
+        some => some.iter().map(|n| usize::from(*n)).collect(),
+    };
+    let start = Instant::now();
+    let loaded = args.model.load(&common.cpu())?;
+    let load_seconds = start.elapsed().as_secs_f64();
+    let model = loaded.transformer;
+    let context = model.config().max_position_embeddings;
+    let longest = args.prompt.iter().chain(&args.generate).max().unwrap_or(&0)
+        + args.depth.iter().max().unwrap_or(&0);
+    if longest > context {
+        return Err(Failure::invalid(format!(
+            "{longest} tokens with those before them; the model's context holds {context}"
+        )));
+    }
+    if args.rounds == 0 || args.batch.contains(&0) {
+        return Err(Failure::invalid("--rounds and --batch: at least 1"));
+    }
+    let (mut tests, mut limits) = (Vec::new(), Vec::new());
+    for threads in counts {
+        let cpu = Arc::new(Cpu::new(threads));
+        let limit = Limits {
+            threads,
+            byte_ops_per_s: peak::byte_ops(&cpu),
+            f32_flops_per_s: peak::f32_flops(&cpu),
+            bytes_per_s: peak::read_bandwidth(&cpu),
+        };
+        limits.push(limit);
+        let mut bench = Bench { model: &model, cpu, limit, args };
+        for &depth in &args.depth {
+            for &n in args.prompt.iter().filter(|n| **n > 0) {
+                tests.push(bench.test(depth, n, true, 1)?);
+            }
+            for &batch in &args.batch {
+                for &n in args.generate.iter().filter(|n| **n > 0) {
+                    tests.push(bench.test(depth, n, false, batch)?);
+                }
+            }
+        }
+    }
+    let peak_rss_bytes = crate::progress::peak_rss_bytes();
+    if !common.json {
+        show(&tests, &limits);
+        common::say(&format!(
+            "Loaded in {load_seconds:.2} s; {:.0} MB of memory at most.",
+            peak_rss_bytes as f64 / 1e6
+        ));
+    }
+    Ok(serde_json::json!({
+        "tests": tests,
+        "limits": limits,
+        "load_seconds": load_seconds,
+        "peak_rss_bytes": peak_rss_bytes,
+    }))
+}
+
+struct Bench<'a> {
+    model: &'a Transformer,
+    cpu: Arc<Cpu>,
+    limit: Limits,
+    args: &'a BenchInferArgs,
+}
+
+impl Bench<'_> {
+    /// Reads a prompt of `n` tokens, or writes `n` tokens one by one, in `batch` sequences that have
+    /// `depth` tokens already.
+    fn test(
+        &mut self,
+        depth: usize,
+        n: usize,
+        prompt: bool,
+        batch: usize,
+    ) -> Result<Test, Failure> {
+        let c = self.model.config();
+        let each = (depth + n).div_ceil(PAGE);
+        let (layers, kv_heads) = (c.num_hidden_layers, c.num_key_value_heads);
+        let mut pages =
+            KvPages::new(layers, kv_heads, c.head_dim, each * batch).map_err(Failure::failed)?;
+        let mut sequences: Vec<KvSequence> = (0..batch)
+            .map(|_| KvSequence {
+                pages: (0..each).filter_map(|_| pages.allocate()).collect(),
+                len: 0,
+            })
+            .collect();
+        let mut rng = Rng::new(1);
+        let vocab = c.vocab_size as u64;
+        let tokens: Vec<u32> = (0..(depth + n)).map(|_| rng.below(vocab) as u32).collect();
+        let mut ws = Workspace::new(self.cpu.clone(), DType::F32);
+        for sequence in &mut sequences {
+            self.read(&mut ws, &mut pages, sequence, &tokens[..depth]);
+        }
+        let mut seconds = Vec::new();
+        for round in 0..=self.args.rounds {
+            sequences.iter_mut().for_each(|s| s.len = depth);
+            // The first round warms up.
+            if round == 1 && self.args.profile {
+                ws.profile.begin();
+            }
+            let start = Instant::now();
+            if prompt {
+                for sequence in &mut sequences {
+                    self.read(&mut ws, &mut pages, sequence, &tokens[depth..]);
+                }
+            } else {
+                for token in tokens[depth..].chunks(1) {
+                    let mut steps: Vec<Step<'_>> =
+                        sequences.iter_mut().map(|kv| Step { tokens: token, kv }).collect();
+                    self.model.forward_cached(&mut ws, &mut pages, &mut steps, false);
+                }
+            }
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+        let entries = ws.profile.finish();
+        seconds.remove(0);
+        let total: f64 = seconds.iter().sum();
+        seconds.sort_by(f64::total_cmp);
+        let median = seconds[seconds.len() / 2];
+
+        let (flops, weights, quantised) = self.work();
+        let steps = if prompt { n.div_ceil(CHUNK) } else { n } as f64;
+        let kept = (batch * (depth + n / 2) * 8 * layers * kv_heads * c.head_dim) as f64;
+        let bytes_per_s = steps * (weights + kept) / median;
+        let flops_per_s = flops * (n * batch) as f64 / median;
+        let l = &self.limit;
+        let most = if quantised { l.byte_ops_per_s } else { l.f32_flops_per_s };
+        let rounds = self.args.rounds as f64;
+        let mut profile: Vec<super::Operation> = (entries.into_iter())
+            .map(|(operation, e)| {
+                super::operation(operation, &e, rounds, total, (most, l.bytes_per_s))
+            })
+            .collect();
+        profile.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        let name = if prompt { format!("pp{n}") } else { format!("tg{n}") };
+        let at = if depth > 0 { format!(" @ d{depth}") } else { String::new() };
+        let times = if batch > 1 { format!(" x {batch}") } else { String::new() };
+        Ok(Test {
+            test: format!("{name}{at}{times}"),
+            threads: l.threads,
+            tokens_per_s: (n * batch) as f64 / median,
+            bytes_per_s,
+            flops_per_s,
+            share_of_limit: (bytes_per_s / l.bytes_per_s).max(flops_per_s / most),
+            profile,
+        })
+    }
+
+    fn read(&self, ws: &mut Workspace, pages: &mut KvPages, kv: &mut KvSequence, tokens: &[u32]) {
+        for tokens in tokens.chunks(CHUNK) {
+            self.model.forward_cached(ws, pages, &mut [Step { tokens, kv }], false);
+        }
+    }
+
+    /// Of a token: operations of products with weights and, of one step, bytes of weights; and
+    /// whether most of them are quantised.
+    fn work(&self) -> (f64, f64, bool) {
+        let embeds = !self.model.config().tie_word_embeddings;
+        let matrices = self
+            .model
+            .parameters
+            .iter()
+            .filter(|p| !(p.vector || embeds && p.name.ends_with("embed_tokens.weight")));
+        let (mut flops, mut bytes, mut quantised) = (0.0, 0.0, 0.0);
+        for p in matrices {
+            flops += 2.0 * p.value.len() as f64;
+            bytes += p.value.bytes() as f64;
+            quantised += if p.value.strips().is_some() { 2.0 * p.value.len() as f64 } else { 0.0 };
+        }
+        (flops, bytes, quantised > flops / 2.0)
+    }
+}
+
+fn show(tests: &[Test], limits: &[Limits]) {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["test", "threads", "tokens/s", "GB/s", "GFLOP/s", "of the limit"]);
+    for t in tests {
+        table.add_row([
+            t.test.clone(),
+            t.threads.to_string(),
+            format!("{:.1}", t.tokens_per_s),
+            format!("{:.1}", t.bytes_per_s / 1e9),
+            format!("{:.0}", t.flops_per_s / 1e9),
+            format!("{:.0} %", t.share_of_limit * 100.0),
+        ]);
+    }
+    for i in 1..table.column_count() {
+        if let Some(column) = table.column_mut(i) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    common::say(&table.trim_fmt());
+    for l in limits {
+        common::say(&format!(
+            "{} threads can do {:.0} GOP/s of bytes, {:.0} GFLOP/s in f32, {:.1} GB/s.",
+            l.threads,
+            l.byte_ops_per_s / 1e9,
+            l.f32_flops_per_s / 1e9,
+            l.bytes_per_s / 1e9
+        ));
+    }
+    for t in tests.iter().filter(|t| !t.profile.is_empty()) {
+        common::say(&format!("\n{}, {} threads", t.test, t.threads));
+        common::say(&super::table(&t.profile).trim_fmt());
+    }
+}
