@@ -80,7 +80,7 @@ enum Next {
 /// # Errors
 /// What can't be read; with `--message`, what can't be answered.
 pub fn chat(args: &ChatArgs, common: &Common) -> Result<Value, Failure> {
-    let assistant = start(&args.model, args.sampling.context, common, 1)?;
+    let assistant = start(&args.model, &args.sampling, common, 1)?;
     let tools = Toolbox::calculator();
     let mut settings = args.sampling.settings(common);
     if !assistant.chats() {

@@ -39,6 +39,9 @@ pub struct SamplingArgs {
     /// Most tokens of an answer [default: what the context holds].
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<usize>,
+    /// Most tokens that are guessed ahead from the text so far; 0 for none. Answers don't change.
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    lookup: usize,
     /// Ends an answer where it occurs; may be given several times.
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
@@ -84,14 +87,15 @@ pub struct GenerateArgs {
 /// What can't be read, or started.
 pub fn start(
     model: &ModelArgs,
-    context: usize,
+    sampling: &SamplingArgs,
     common: &Common,
     sequences: usize,
 ) -> Result<Assistant, Failure> {
     let cpu = common.cpu();
     let mut loaded = model.load(&cpu)?;
-    loaded.transformer.limit_context(context);
+    loaded.transformer.limit_context(sampling.context);
     let options = Options::new(loaded.transformer.config(), sequences);
+    let options = Options { lookup: sampling.lookup, ..options };
     Assistant::start(loaded, cpu, options).map_err(failure)
 }
 
@@ -122,7 +126,7 @@ pub fn failure(error: AssistantError) -> Failure {
 /// # Errors
 /// What can't be read, a prompt that doesn't fit, settings that make no sense.
 pub fn generate(args: &GenerateArgs, common: &Common) -> Result<Value, Failure> {
-    let assistant = start(&args.model, args.sampling.context, common, 1)?;
+    let assistant = start(&args.model, &args.sampling, common, 1)?;
     let mut settings = args.sampling.settings(common);
     settings.sampling.logprobs = args.logprobs;
     let request = if args.raw {

@@ -31,8 +31,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut ws = Workspace::new(Arc::new(Cpu::new(2)), DType::F32);
     let mut out = std::io::BufWriter::new(std::fs::File::create(out)?);
     for tokens in tokens.chunks(128) {
-        let mut steps = [Step { tokens, kv: &mut kv }];
-        for x in model.forward_cached(&mut ws, &mut pages, &mut steps, true) {
+        let mut steps = [Step { tokens, logits: tokens.len(), kv: &mut kv }];
+        for x in model.forward_cached(&mut ws, &mut pages, &mut steps) {
             out.write_all(&x.to_le_bytes())?;
         }
     }

@@ -5,6 +5,7 @@
 //! request alone: not on the batch, the chunks of its prompt, or what was remembered of others.
 
 mod engine;
+mod lookup;
 mod prefix;
 mod stop;
 
@@ -92,6 +93,8 @@ pub struct Options {
     pub queue: usize,
     /// Type of the operands of matrix products.
     pub products: DType,
+    /// Most tokens a step that are guessed from the text so far; answers don't depend on it.
+    pub lookup: usize,
 }
 
 impl Options {
@@ -101,7 +104,7 @@ impl Options {
         let context = config.max_position_embeddings;
         let tokens = sequences.saturating_mul(context.next_multiple_of(PAGE));
         let tokens = tokens.min(context.max(32_768));
-        Options { sequences, tokens, chunk: 512, queue: 64, products: DType::F32 }
+        Options { sequences, tokens, chunk: 512, queue: 64, products: DType::F32, lookup: 8 }
     }
 }
 
@@ -175,6 +178,8 @@ pub struct Usage {
     pub remembered: usize,
     /// Tokens generated, with a stop token.
     pub generated: usize,
+    /// Those of them that had been guessed, so that they took no step of their own.
+    pub guessed: usize,
 }
 
 /// A whole answer.

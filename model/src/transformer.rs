@@ -70,6 +70,8 @@ enum Past<'a> {
 pub struct Step<'a> {
     /// The next tokens.
     pub tokens: &'a [u32],
+    /// Of so many of them, the last ones, logits are wanted.
+    pub logits: usize,
     /// Pages with room for them; its length grows by theirs.
     pub kv: &'a mut KvSequence,
 }
@@ -258,7 +260,7 @@ impl Transformer {
     }
 
     /// Runs new tokens of several sequences, whose keys and values go to `pages`. Returns logits,
-    /// `[steps, vocab]` for the last token of each, or with `all_rows` `[tokens of all, vocab]`.
+    /// step after step, `[rows that are wanted, vocab]`.
     ///
     /// # Panics
     /// If a sequence's pages have no room, or it would pass the longest context.
@@ -267,17 +269,18 @@ impl Transformer {
         ws: &mut Workspace,
         pages: &mut KvPages,
         steps: &mut [Step<'_>],
-        all_rows: bool,
     ) -> Vec<f32> {
         let mut tokens = Vec::new();
         let mut positions = Vec::new();
         let mut spans = Vec::new();
+        let mut rows = Vec::new();
         for step in steps.iter() {
             let (start, past) = (tokens.len(), step.kv.len);
             let end = past + step.tokens.len();
             assert!(end <= self.config.max_position_embeddings, "longer than the context");
             spans.push((Span { start, len: step.tokens.len() }, past));
             tokens.extend_from_slice(step.tokens);
+            rows.extend(tokens.len().saturating_sub(step.logits).max(start)..tokens.len());
             positions.extend(past as u32..end as u32);
         }
         let logits = {
@@ -289,11 +292,6 @@ impl Transformer {
             let mut tape = ws.compute(&self.parameters);
             let past = Past::Pages(pages, cached);
             let h = self.layers(&mut tape, &tokens, &Rc::from(positions), past);
-            let rows: Vec<usize> = if all_rows {
-                (0..tokens.len()).collect()
-            } else {
-                spans.iter().map(|(s, _)| s.start + s.len - 1).collect()
-            };
             tape.logits(h, &rows, self.head)
         };
         for step in steps {

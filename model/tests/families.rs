@@ -64,8 +64,8 @@ fn logits(model: &Transformer, tokens: &[u32], pieces: &[usize]) -> Vec<f32> {
     let (mut logits, mut start) = (Vec::new(), 0);
     for len in pieces {
         let tokens = &tokens[start..start + len];
-        let mut steps = [Step { tokens, kv: &mut kv }];
-        logits.extend(model.forward_cached(&mut ws, &mut pages, &mut steps, true));
+        let mut steps = [Step { tokens, logits: tokens.len(), kv: &mut kv }];
+        logits.extend(model.forward_cached(&mut ws, &mut pages, &mut steps));
         start += len;
     }
     logits

@@ -81,7 +81,8 @@ fn logits(model: &Transformer, cpu: Cpu, tokens: &[u32], chunk: usize) -> Vec<f3
     kv.pages.extend((0..count).filter_map(|_| pages.allocate()));
     let mut ws = Workspace::new(Arc::new(cpu), DType::F32);
     let pieces = tokens.chunks(chunk).map(|tokens| {
-        model.forward_cached(&mut ws, &mut pages, &mut [Step { tokens, kv: &mut kv }], true)
+        let mut steps = [Step { tokens, logits: tokens.len(), kv: &mut kv }];
+        model.forward_cached(&mut ws, &mut pages, &mut steps)
     });
     pieces.collect::<Vec<_>>().concat()
 }

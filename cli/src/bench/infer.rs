@@ -100,17 +100,10 @@ pub fn infer(args: &BenchInferArgs, common: &Common) -> Result<Value, Failure> {
     if args.rounds == 0 || args.batch.contains(&0) {
         return Err(Failure::invalid("--rounds and --batch: at least 1"));
     }
-    let (mut tests, mut limits) = (Vec::new(), Vec::new());
-    for threads in counts {
-        let cpu = Arc::new(Cpu::new(threads));
-        let limit = Limits {
-            threads,
-            byte_ops_per_s: peak::byte_ops(&cpu),
-            f32_flops_per_s: peak::f32_flops(&cpu),
-            bytes_per_s: peak::read_bandwidth(&cpu),
-        };
-        limits.push(limit);
-        let mut bench = Bench { model: &model, cpu, limit, args };
+    let cpus: Vec<Arc<Cpu>> = counts.into_iter().map(|n| Arc::new(Cpu::new(n))).collect();
+    let mut tests = Vec::new();
+    for cpu in &cpus {
+        let bench = Bench { model: &model, cpu: cpu.clone(), args };
         for &depth in &args.depth {
             for &n in args.prompt.iter().filter(|n| **n > 0) {
                 tests.push(bench.test(depth, n, true, 1)?);
@@ -122,7 +115,14 @@ pub fn infer(args: &BenchInferArgs, common: &Common) -> Result<Value, Failure> {
             }
         }
     }
+    // Memory is read before the limits are measured, which takes a gigabyte.
     let peak_rss_bytes = crate::progress::peak_rss_bytes();
+    let limits: Vec<Limits> = cpus.iter().map(|cpu| Limits::of(cpu)).collect();
+    let (_, _, quantised) = work(&model);
+    for test in &mut tests {
+        let limit = limits.iter().find(|l| l.threads == test.threads);
+        limit.into_iter().for_each(|limit| test.compare(limit, quantised));
+    }
     if !common.json {
         show(&tests, &limits);
         common::say(&format!(
@@ -138,28 +138,44 @@ pub fn infer(args: &BenchInferArgs, common: &Common) -> Result<Value, Failure> {
     }))
 }
 
+impl Limits {
+    fn of(cpu: &Cpu) -> Limits {
+        Limits {
+            threads: cpu.pool.threads(),
+            byte_ops_per_s: peak::byte_ops(cpu),
+            f32_flops_per_s: peak::f32_flops(cpu),
+            bytes_per_s: peak::read_bandwidth(cpu),
+        }
+    }
+}
+
+impl Test {
+    /// Fills in the shares.
+    fn compare(&mut self, l: &Limits, quantised: bool) {
+        let most = if quantised { l.byte_ops_per_s } else { l.f32_flops_per_s };
+        let share = |flops: f64, bytes: f64| (flops / most).max(bytes / l.bytes_per_s);
+        self.share_of_limit = share(self.flops_per_s, self.bytes_per_s);
+        for o in &mut self.profile {
+            o.share_of_limit = share(o.flops_per_s, o.bytes_per_s);
+        }
+    }
+}
+
 struct Bench<'a> {
     model: &'a Transformer,
     cpu: Arc<Cpu>,
-    limit: Limits,
     args: &'a BenchInferArgs,
 }
 
 impl Bench<'_> {
     /// Reads a prompt of `n` tokens, or writes `n` tokens one by one, in `batch` sequences that have
     /// `depth` tokens already.
-    fn test(
-        &mut self,
-        depth: usize,
-        n: usize,
-        prompt: bool,
-        batch: usize,
-    ) -> Result<Test, Failure> {
+    fn test(&self, depth: usize, n: usize, prompt: bool, batch: usize) -> Result<Test, Failure> {
         let c = self.model.config();
         let each = (depth + n).div_ceil(PAGE);
         let (layers, kv_heads) = (c.num_hidden_layers, c.num_key_value_heads);
-        let mut pages =
-            KvPages::new(layers, kv_heads, c.head_dim, each * batch).map_err(Failure::failed)?;
+        let mut pages = KvPages::new(layers, kv_heads, c.head_dim, each.saturating_mul(batch))
+            .map_err(Failure::failed)?;
         let mut sequences: Vec<KvSequence> = (0..batch)
             .map(|_| KvSequence {
                 pages: (0..each).filter_map(|_| pages.allocate()).collect(),
@@ -187,9 +203,11 @@ impl Bench<'_> {
                 }
             } else {
                 for token in tokens[depth..].chunks(1) {
-                    let mut steps: Vec<Step<'_>> =
-                        sequences.iter_mut().map(|kv| Step { tokens: token, kv }).collect();
-                    self.model.forward_cached(&mut ws, &mut pages, &mut steps, false);
+                    let mut steps: Vec<Step<'_>> = sequences
+                        .iter_mut()
+                        .map(|kv| Step { tokens: token, logits: 1, kv })
+                        .collect();
+                    self.model.forward_cached(&mut ws, &mut pages, &mut steps);
                 }
             }
             seconds.push(start.elapsed().as_secs_f64());
@@ -200,18 +218,12 @@ impl Bench<'_> {
         seconds.sort_by(f64::total_cmp);
         let median = seconds[seconds.len() / 2];
 
-        let (flops, weights, quantised) = self.work();
+        let (flops, weights, _) = work(self.model);
         let steps = if prompt { n.div_ceil(CHUNK) } else { n } as f64;
         let kept = (batch * (depth + n / 2) * 8 * layers * kv_heads * c.head_dim) as f64;
-        let bytes_per_s = steps * (weights + kept) / median;
-        let flops_per_s = flops * (n * batch) as f64 / median;
-        let l = &self.limit;
-        let most = if quantised { l.byte_ops_per_s } else { l.f32_flops_per_s };
         let rounds = self.args.rounds as f64;
         let mut profile: Vec<super::Operation> = (entries.into_iter())
-            .map(|(operation, e)| {
-                super::operation(operation, &e, rounds, total, (most, l.bytes_per_s))
-            })
+            .map(|(operation, e)| super::operation(operation, &e, rounds, total, (1.0, 1.0)))
             .collect();
         profile.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         let name = if prompt { format!("pp{n}") } else { format!("tg{n}") };
@@ -219,38 +231,38 @@ impl Bench<'_> {
         let times = if batch > 1 { format!(" x {batch}") } else { String::new() };
         Ok(Test {
             test: format!("{name}{at}{times}"),
-            threads: l.threads,
+            threads: self.cpu.pool.threads(),
             tokens_per_s: (n * batch) as f64 / median,
-            bytes_per_s,
-            flops_per_s,
-            share_of_limit: (bytes_per_s / l.bytes_per_s).max(flops_per_s / most),
+            bytes_per_s: steps * (weights + kept) / median,
+            flops_per_s: flops * (n * batch) as f64 / median,
+            share_of_limit: 0.0,
             profile,
         })
     }
 
     fn read(&self, ws: &mut Workspace, pages: &mut KvPages, kv: &mut KvSequence, tokens: &[u32]) {
+        let mut left = tokens.len();
         for tokens in tokens.chunks(CHUNK) {
-            self.model.forward_cached(ws, pages, &mut [Step { tokens, kv }], false);
+            left -= tokens.len();
+            let logits = usize::from(left == 0);
+            self.model.forward_cached(ws, pages, &mut [Step { tokens, logits, kv }]);
         }
     }
+}
 
-    /// Of a token: operations of products with weights and, of one step, bytes of weights; and
-    /// whether most of them are quantised.
-    fn work(&self) -> (f64, f64, bool) {
-        let embeds = !self.model.config().tie_word_embeddings;
-        let matrices = self
-            .model
-            .parameters
-            .iter()
-            .filter(|p| !(p.vector || embeds && p.name.ends_with("embed_tokens.weight")));
-        let (mut flops, mut bytes, mut quantised) = (0.0, 0.0, 0.0);
-        for p in matrices {
-            flops += 2.0 * p.value.len() as f64;
-            bytes += p.value.bytes() as f64;
-            quantised += if p.value.strips().is_some() { 2.0 * p.value.len() as f64 } else { 0.0 };
-        }
-        (flops, bytes, quantised > flops / 2.0)
+/// Of a token: operations of products with weights and, of one step, bytes of weights; and whether
+/// most of them are quantised.
+fn work(model: &Transformer) -> (f64, f64, bool) {
+    let embeds = !model.config().tie_word_embeddings;
+    let matrices = (model.parameters.iter())
+        .filter(|p| !(p.vector || embeds && p.name.ends_with("embed_tokens.weight")));
+    let (mut elements, mut bytes, mut quantised) = (0, 0, 0);
+    for p in matrices {
+        elements += p.value.len();
+        bytes += p.value.bytes();
+        quantised += p.value.strips().filter(|w| w.rounds()).map_or(0, |_| p.value.len());
     }
+    (2.0 * elements as f64, bytes as f64, 2 * quantised > elements)
 }
 
 fn show(tests: &[Test], limits: &[Limits]) {

@@ -35,6 +35,9 @@ const ROWS: usize = 96;
 /// that of each half.
 pub const NUMBERS: usize = 4;
 
+/// Groups whose largest number is below are rounded to zeros.
+const TINY: f32 = 1e-36;
+
 /// Rounds rows `[rows, cols]` to 8 bits: `codes` `[rows, cols]`, `numbers` `[rows, 4 cols / 32]`
 /// (scales, then sums, then sums of halves). The code of the largest of a group is ±127.
 ///
@@ -73,19 +76,19 @@ unsafe fn quantise_row<S: Bytes>(x: &[f32], codes: &mut [u8], numbers: &mut [f32
             let zero = S::splat(0.0);
             let (most, least) = (S::max(halves[0], halves[1]), S::min(halves[0], halves[1]));
             let largest = S::max_lane(S::max(most, S::sub(zero, least)));
-            // What is no number is not hidden by rounding.
-            let broken = S::sum(S::fma(halves[0], zero, S::mul(halves[1], zero)));
-            let scale = largest / 127.0 + broken;
-            let inverse = S::splat(if largest > 0.0 { 127.0 / largest } else { 0.0 });
-            numbers[g] = scale;
+            // Smaller ones have no inverse; they are nothing beside any other number.
+            let inverse = S::splat(if largest > TINY { 127.0 / largest } else { 0.0 });
             let mut sums = [0.0; 2];
             for i in 0..2 {
                 let code = S::round(S::mul(halves[i], inverse));
-                let code = S::max(S::min(code, S::splat(127.0)), S::splat(-127.0));
                 S::store_codes(codes.as_mut_ptr().add(g * GROUP + i * LANES), code);
                 sums[i] = S::sum(code);
             }
-            numbers[groups + g] = scale * (sums[0] + sums[1]);
+            let sum = sums[0] + sums[1];
+            // What is no number is not hidden by rounding: then the sum is none.
+            let scale = largest / 127.0 + (sum - sum);
+            numbers[g] = scale;
+            numbers[groups + g] = scale * sum;
             numbers[2 * groups + 2 * g] = scale * sums[0];
             numbers[2 * groups + 2 * g + 1] = scale * sums[1];
         }

@@ -8,6 +8,7 @@ use compute::Cpu;
 use compute::kv::{KvPages, KvSequence};
 use compute::tape::Workspace;
 
+use super::lookup::Lookup;
 use super::prefix::{self, Prefixes};
 use super::stop::StopStream;
 use super::{Done, Event, GenerateError, Job, Options, Reason, Token, Usage};
@@ -45,8 +46,12 @@ struct Sequence {
     text: StopStream,
     events: SyncSender<Event>,
     cancelled: Arc<AtomicBool>,
-    /// Tokens of the current step.
+    lookup: Lookup,
+    /// Tokens of the current step; the last `guesses` of them, and of `tokens`, are guesses.
     next: usize,
+    guesses: usize,
+    /// Tokens of the answer that took no step of their own.
+    guessed: usize,
     ended: bool,
 }
 
@@ -101,7 +106,7 @@ impl Engine {
             }
             let capacity = job.request.prompt.len() + job.max_tokens;
             match self.prefixes.open(&mut self.pages, &job.request.prompt, capacity) {
-                Some(kv) => self.running.push(Sequence::new(job, kv)),
+                Some(kv) => self.running.push(Sequence::new(job, kv, self.options.lookup)),
                 // A job that fits into all pages fits once the running ones have ended.
                 None => {
                     self.waiting = Some(job);
@@ -112,7 +117,8 @@ impl Engine {
         true
     }
 
-    /// One forward pass: a token for each sequence that is being answered, and a chunk of prompts.
+    /// One forward pass: a token, and guesses of the next ones, for each sequence that is being
+    /// answered, and a chunk of prompts.
     fn step(&mut self) {
         for sequence in &mut self.running {
             sequence.ended |= sequence.cancelled.load(Ordering::Relaxed);
@@ -121,22 +127,32 @@ impl Engine {
         let mut chunk = self.options.chunk.max(1);
         for sequence in &mut self.running {
             let left = sequence.tokens.len() - sequence.kv.len;
-            sequence.next = if left == 1 { 1 } else { left.min(chunk) };
-            chunk -= if left == 1 { 0 } else { sequence.next };
+            if left == 1 {
+                sequence.guess();
+            } else {
+                sequence.next = left.min(chunk);
+                chunk -= sequence.next;
+            }
         }
         let mut steps: Vec<Step<'_>> = (self.running.iter_mut())
             .filter(|s| s.next > 0)
-            .map(|s| Step { tokens: &s.tokens[s.kv.len..s.kv.len + s.next], kv: &mut s.kv })
+            .map(|s| Step {
+                tokens: &s.tokens[s.kv.len..s.kv.len + s.next],
+                logits: if s.kv.len + s.next == s.tokens.len() { 1 + s.guesses } else { 0 },
+                kv: &mut s.kv,
+            })
             .collect();
         if steps.is_empty() {
             return;
         }
         let mut logits =
-            self.model.forward_cached(&mut self.workspace, &mut self.pages, &mut steps, false);
-        let rows = logits.chunks_exact_mut(self.model.config().vocab_size);
-        for (sequence, row) in self.running.iter_mut().filter(|s| s.next > 0).zip(rows) {
+            self.model.forward_cached(&mut self.workspace, &mut self.pages, &mut steps);
+        let mut rows = logits.chunks_exact_mut(self.model.config().vocab_size);
+        for sequence in self.running.iter_mut().filter(|s| s.next > 0) {
             if sequence.kv.len == sequence.tokens.len() {
-                sequence.advance(row, &self.tokenizer);
+                let mut own = rows.by_ref().take(1 + sequence.guesses);
+                sequence.check(&mut own, &self.tokenizer);
+                own.for_each(drop); // those after a wrong guess
             }
         }
         self.retire();
@@ -161,7 +177,7 @@ impl Engine {
 }
 
 impl Sequence {
-    fn new(job: Job, kv: KvSequence) -> Self {
+    fn new(job: Job, kv: KvSequence, lookup: usize) -> Self {
         let Job { request, max_tokens, events, cancelled } = job;
         Sequence {
             prompt: request.prompt.len(),
@@ -175,9 +191,45 @@ impl Sequence {
             text: StopStream::new(request.stop),
             events,
             cancelled,
+            lookup: Lookup::new(lookup),
             next: 0,
+            guesses: 0,
+            guessed: 0,
             ended: false,
         }
+    }
+
+    /// Puts guesses behind the newest token.
+    fn guess(&mut self) {
+        // The last token of an answer isn't computed.
+        let room = (self.prompt + self.max_tokens - self.tokens.len()).saturating_sub(1);
+        let guesses = self.lookup.guess(&self.tokens, room);
+        self.guesses = guesses.len();
+        self.next = 1 + self.guesses;
+        self.tokens.extend(guesses);
+    }
+
+    /// Chooses tokens by the logits that follow the newest token and each guess, as long as guesses
+    /// are right.
+    fn check<'a>(&mut self, logits: impl Iterator<Item = &'a mut [f32]>, tokenizer: &Tokenizer) {
+        let known = self.tokens.len() - self.guesses;
+        let guesses = self.tokens.split_off(known);
+        let mut right = 0;
+        for (i, logits) in logits.enumerate() {
+            self.guessed += usize::from(i > 0);
+            self.advance(logits, tokenizer);
+            if self.tokens.get(known + i) != guesses.get(i) {
+                break;
+            }
+            right = (i + 1).min(guesses.len());
+            if self.ended {
+                break;
+            }
+        }
+        self.lookup.learn(guesses.len(), right);
+        self.guesses = 0;
+        // What was computed of wrong guesses is written over.
+        self.kv.len = known + right;
     }
 
     /// Chooses the next token by `logits` `[vocab]` and tells of it.
@@ -220,7 +272,7 @@ impl Sequence {
     fn done(&mut self, text: String, reason: Reason, unseen: usize) {
         let (prompt, remembered) = (self.prompt, self.remembered);
         let generated = self.tokens.len() - prompt + unseen;
-        let usage = Usage { prompt, remembered, generated };
+        let usage = Usage { prompt, remembered, generated, guessed: self.guessed };
         self.end(Event::Done(Done { text, reason, usage }));
     }
 

@@ -105,6 +105,43 @@ fn essence(completion: &Completion) -> (Vec<u32>, String, Vec<u32>, Reason) {
     (tokens.clone(), text.clone(), bits.collect(), reason.clone())
 }
 
+/// Answers that repeat themselves, so that guesses are right, with and without guesses.
+#[test]
+fn guesses_change_nothing_but_the_steps() {
+    let world = World::new();
+    let mut guessed = 0;
+    for seed in 0..6 {
+        let period = 4 + seed as usize;
+        let sampling = Sampling {
+            temperature: [0.0, 0.2][seed as usize % 2],
+            // So that the answer goes round in circles.
+            logit_bias: (0..period as u32).map(|i| (7 * i + seed, 30.0)).collect(),
+            seed: u64::from(seed),
+            logprobs: Some(1),
+            ..Sampling::default()
+        };
+        let request = Request {
+            prompt: prompt(seed, period).into_iter().cycle().take(60).collect(),
+            max_tokens: Some(150),
+            sampling,
+            stop_ids: vec![END],
+            ..Request::default()
+        };
+        let answer = |lookup| {
+            let generator = world.start(Options { lookup, ..world.options() });
+            generator.complete([request.clone(), request.clone()]).unwrap()
+        };
+        let (plain, guessing) = (answer(0), answer(8));
+        assert_eq!(plain[0].usage.guessed, 0);
+        for (a, b) in plain.iter().zip(&guessing) {
+            assert_eq!(essence(a), essence(b));
+            assert_eq!(a.usage.generated, b.usage.generated);
+            guessed += b.usage.guessed;
+        }
+    }
+    assert!(guessed > 100, "only {guessed} tokens were guessed");
+}
+
 #[test]
 fn alone_or_among_others_the_same_bytes() {
     let world = World::new();
@@ -167,7 +204,10 @@ fn answers_end_where_they_should() {
     };
     let free = world.one(base.clone());
     assert_eq!((free.tokens.len(), &free.reason), (60, &Reason::Length));
-    assert_eq!(free.usage, Usage { prompt: 10, remembered: 0, generated: 60 });
+    assert_eq!(
+        free.usage,
+        Usage { prompt: 10, remembered: 0, generated: 60, guessed: free.usage.guessed }
+    );
     assert_eq!(free.text, world.tokenizer.decode(&free.tokens).replace("<end>", ""));
 
     // A stop token isn't part of the answer.

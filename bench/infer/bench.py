@@ -1,0 +1,112 @@
+"""Prompts and answers beside llama.cpp: same files, same machine, taking turns; medians.
+
+    pip install llama-cpp-python && cargo build --release
+    python bench/infer/bench.py MODEL.gguf... [--threads 2] [--rounds 5] [--prompt 512] [--generate 128]
+                                [--depth 0] [--batch 1,4,16]
+
+llama.cpp lives in processes of its own, with and without flash attention and repacking, with the model
+loaded once (llama.py); its best is what counts, and the table says which that was. Ours is `homegrown
+bench infer`, which loads the model anew each turn; loading is in neither's time. Pip builds llama.cpp
+for the machine it is built on.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+parser.add_argument("models", nargs="+")
+parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--rounds", type=int, default=5)
+parser.add_argument("--prompt", type=int, default=512)
+parser.add_argument("--generate", type=int, default=128)
+parser.add_argument("--depth", type=int, default=0)
+parser.add_argument("--batch", default="1")
+parser.add_argument("--flags", default="flash+repack,repack,flash", help="of llama.cpp, to choose the best of")
+parser.add_argument("--binary", default=str(HERE / "../../target/release/homegrown"))
+args = parser.parse_args()
+batches = [int(b) for b in args.batch.split(",")]
+tests = [dict(prompt=args.prompt, generate=0, batch=1)] if args.prompt else []
+tests += [dict(prompt=0, generate=args.generate, batch=b) for b in batches if args.generate]
+
+
+def name(test):
+    size = f"pp{test['prompt']}" if test["prompt"] else f"tg{test['generate']}"
+    at = f" @ d{args.depth}" if args.depth else ""
+    return size + at + (f" x {test['batch']}" if test["batch"] > 1 else "")
+
+
+class Peer:
+    def __init__(self, model, flags):
+        context = args.depth + max(args.prompt, args.generate) + 64
+        command = [sys.executable, str(HERE / "llama.py"), model, str(args.threads), str(context)]
+        command += [str(max(batches)), str(int("flash" in flags)), str(int("repack" in flags))]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+        self.load = json.loads(self.process.stdout.readline())["load_seconds"]
+        self.memory, self.speeds = 0, {name(t): [] for t in tests}
+
+    def turn(self):
+        for test in tests:
+            print(json.dumps({**test, "depth": args.depth, "runs": 1}), file=self.process.stdin, flush=True)
+            answer = json.loads(self.process.stdout.readline())
+            self.speeds[name(test)] += answer["speeds"]
+            self.memory = answer["peak_rss_bytes"]
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+class Ours:
+    def __init__(self, model):
+        self.command = [args.binary, "bench", "infer", model, "--json", "--rounds", "1"]
+        self.command += ["--threads", str(args.threads), "--prompt", str(args.prompt)]
+        self.command += ["--generate", str(args.generate), "--depth", str(args.depth), "--batch", args.batch]
+        self.speeds, self.shares = {name(t): [] for t in tests}, {name(t): [] for t in tests}
+        self.limits = []
+
+    def turn(self):
+        answer = json.loads(subprocess.run(self.command, capture_output=True, check=True).stdout)
+        for test in answer["tests"]:
+            self.speeds[test["test"]].append(test["tokens_per_s"])
+            self.shares[test["test"]].append(test["share_of_limit"])
+        self.load, self.memory = answer["load_seconds"], answer["peak_rss_bytes"]
+        self.limits += answer["limits"]
+
+
+limits = []
+print("| model | test | homegrown, tokens/s | of the limit | llama.cpp | its flags | times as fast |")
+print("|---|---|--:|--:|--:|---|--:|")
+lines = []
+for model in args.models:
+    peers = {flags: Peer(model, flags) for flags in args.flags.split(",")}
+    ours = Ours(model)
+    for _ in range(args.rounds):
+        for run in [ours, *peers.values()]:
+            run.turn()
+    label = Path(model).stem
+    for test in map(name, tests):
+        mine = statistics.median(ours.speeds[test])
+        best = max(peers, key=lambda f: statistics.median(peers[f].speeds[test]))
+        theirs = statistics.median(peers[best].speeds[test])
+        share = statistics.median(ours.shares[test])
+        print(f"| {label} | {test} | {mine:.1f} | {share * 100:.0f} % | {theirs:.1f} | {best} | {mine / theirs:.2f} |", flush=True)
+    peer = min(peers.values(), key=lambda p: p.memory)
+    lines.append(
+        f"{label}: loaded in {ours.load:.2f} s, {ours.memory / 1e6:.0f} MB at most; "
+        f"llama.cpp {peer.load:.2f} s, {peer.memory / 1e6:.0f} MB."
+    )
+    limits += ours.limits
+    for peer in peers.values():
+        peer.close()
+print("\n" + "\n".join(lines))
+most = {key: max(limit[key] for limit in limits) / 1e9 for key in limits[0] if key != "threads"}
+print(
+    f"\n{args.threads} threads: {most['byte_ops_per_s']:.0f} GOP/s of bytes, {most['f32_flops_per_s']:.0f} GFLOP/s "
+    f"in f32, {most['bytes_per_s']:.1f} GB/s."
+)
