@@ -62,6 +62,19 @@ enum Op {
     Gated { f: Activation, gate: Var, up: Option<Var> },
 }
 
+impl Op {
+    /// The memory that it keeps for its backward pass.
+    fn kept(self) -> Option<Vec<f32>> {
+        match self {
+            Op::RmsNorm { inv: kept, .. }
+            | Op::LayerNorm { stats: kept, .. }
+            | Op::Heads { inv: kept, .. }
+            | Op::Attention { lse: kept, .. } => Some(kept),
+            _ => None,
+        }
+    }
+}
+
 /// A linear layer: `y = x wᵀ + b`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Linear {
@@ -104,6 +117,22 @@ impl Tape<'_> {
         let cols = value.len() / rows.max(1);
         self.nodes.push(Node { value, rows, cols, copies: Copies::default(), gradient: None, op });
         Var(self.nodes.len() - 1)
+    }
+
+    /// Gives back the memory of all values but `x`, which must not be used any more. On a tape that
+    /// records, where the way back needs them, nothing.
+    pub fn keep_only(&mut self, x: Var) {
+        if self.recording() {
+            return;
+        }
+        for (i, node) in self.nodes.iter_mut().enumerate() {
+            if i != x.0 {
+                self.ws.floats.give(std::mem::take(&mut node.value));
+                self.ws.give(std::mem::take(&mut node.copies));
+                let op = std::mem::replace(&mut node.op, Op::Input);
+                op.kept().into_iter().for_each(|kept| self.ws.floats.give(kept));
+            }
+        }
     }
 
     /// A value from outside.
@@ -334,13 +363,7 @@ impl Drop for Tape<'_> {
             self.ws.floats.give(node.value);
             node.gradient.into_iter().for_each(|g| self.ws.floats.give(g));
             self.ws.give(node.copies);
-            match node.op {
-                Op::RmsNorm { inv: kept, .. }
-                | Op::LayerNorm { stats: kept, .. }
-                | Op::Heads { inv: kept, .. }
-                | Op::Attention { lse: kept, .. } => self.ws.floats.give(kept),
-                _ => {}
-            }
+            node.op.kept().into_iter().for_each(|kept| self.ws.floats.give(kept));
         }
     }
 }

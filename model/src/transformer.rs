@@ -207,6 +207,7 @@ impl Transformer {
                 Mlp::Experts(experts) => (tape.experts(h, experts, c.activation), None),
             };
             x = self.onto(tape, x, m, down, layer.after_mlp);
+            tape.keep_only(x);
         }
         self.norm(tape, x, self.norm)
     }
