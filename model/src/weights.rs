@@ -78,6 +78,11 @@ pub trait Tensors {
 
     /// The elements of one of fewer than 32 bits each, in blocks.
     fn blocks(&self, name: &str) -> Option<(BlockType, &[u8])>;
+
+    /// One was read, and its memory may go.
+    fn done(&self, name: &str) {
+        let _ = name;
+    }
 }
 
 /// The parameters of `config` from files. Matrices of fewer than 32 bits an element stay so, laid
@@ -123,6 +128,7 @@ pub fn read<T: Tensors>(
             let data = take(files, name, &place)?;
             parameters.add(parameter(place.name, &place.shape, data));
         }
+        files.done(name);
     }
     Ok(parameters)
 }

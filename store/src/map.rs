@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
 use crate::StoreError;
@@ -26,6 +26,21 @@ impl Map {
         // one while it is mapped ends the process with SIGBUS, but can't make it read elsewhere.
         let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(StoreError::io("map", path))?;
         Ok(Map { path: path.to_path_buf(), bytes })
+    }
+
+    /// Lets go of the memory that bytes of the file take here; who reads them again gets them from the
+    /// file.
+    pub fn forget(&self, bytes: Range<usize>) {
+        #[cfg(unix)]
+        if bytes.start < bytes.end && bytes.end <= self.bytes.len() {
+            // SAFETY: the map is shared with the file and read-only, so its pages come back as they are.
+            let _ = unsafe {
+                let (start, len) = (bytes.start, bytes.len());
+                self.bytes.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, len)
+            };
+        }
+        #[cfg(not(unix))]
+        let _ = bytes;
     }
 
     /// Where the file lies.

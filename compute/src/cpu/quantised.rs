@@ -86,7 +86,7 @@ unsafe fn quantise_row<S: Bytes>(x: &[f32], codes: &mut [u8], numbers: &mut [f32
             }
             let sum = sums[0] + sums[1];
             // What is no number is not hidden by rounding: then the sum is none.
-            let scale = largest / 127.0 + (sum - sum);
+            let scale = if sum.is_nan() { f32::NAN } else { largest / 127.0 };
             numbers[g] = scale;
             numbers[groups + g] = scale * sum;
             numbers[2 * groups + 2 * g] = scale * sums[0];

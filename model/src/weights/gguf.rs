@@ -17,6 +17,8 @@ pub struct GgufFiles<B = store::Map> {
     files: Vec<(B, Contents)>,
     /// Which file has a tensor.
     places: HashMap<String, usize>,
+    /// Lets go of the memory of bytes that were read.
+    forget: fn(&B, Range<usize>),
 }
 
 /// Most parts of a model.
@@ -28,7 +30,8 @@ impl GgufFiles<store::Map> {
     /// # Errors
     /// A part that is missing or broken, or another than the first.
     pub fn open(path: &Path) -> Result<GgufFiles, ModelError> {
-        let mut all = GgufFiles { files: Vec::new(), places: HashMap::new() };
+        let mut all =
+            GgufFiles { files: Vec::new(), places: HashMap::new(), forget: store::Map::forget };
         all.add_file(path)?;
         let number = |key: &str| all.contents().metadata.get(key).and_then(|v| v.as_u64());
         let (parts, this) = (number("split.count").unwrap_or(1), number("split.no").unwrap_or(0));
@@ -69,7 +72,7 @@ impl<B: AsRef<[u8]>> GgufFiles<B> {
     pub fn one(bytes: B) -> Result<Self, GgufError> {
         let contents = Contents::read(bytes.as_ref())?;
         let places = contents.tensors.keys().map(|name| (name.clone(), 0)).collect();
-        Ok(GgufFiles { files: vec![(bytes, contents)], places })
+        Ok(GgufFiles { files: vec![(bytes, contents)], places, forget: |_, _| () })
     }
 
     fn add(&mut self, bytes: B, contents: Contents) -> Result<(), WeightsError> {
@@ -138,5 +141,14 @@ impl<B: AsRef<[u8]>> Tensors for GgufFiles<B> {
     fn blocks(&self, name: &str) -> Option<(BlockType, &[u8])> {
         let (info, bytes) = self.tensor(name)?;
         Strips::holds(info.kind).then_some((info.kind, bytes))
+    }
+
+    fn done(&self, name: &str) {
+        let file = self.places.get(name).and_then(|i| self.files.get(*i));
+        if let Some((bytes, contents)) = file
+            && let Some(info) = contents.tensors.get(name)
+        {
+            (self.forget)(bytes, info.bytes.clone());
+        }
     }
 }
