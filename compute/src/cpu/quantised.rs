@@ -17,12 +17,14 @@ use super::Cpu;
 use super::rows::Parts;
 use crate::aligned::Aligned;
 use crate::bytes::{BYTES, Bytes};
-use crate::simd::LANES;
+use crate::simd::{LANES, prefetch};
 use crate::strips::{GROUP, Ready, Strips, ready};
 
 /// Most groups that are made ready at a time: with 24 of two strips there is room in the nearest
 /// cache for the rows that pass by.
 const BLOCK: usize = 24;
+/// Rows that are few.
+const FEW: usize = 4;
 /// Most strips of a tile.
 const STRIPS: usize = 2;
 /// Multiply-adds of a task, some microseconds, and weights of one where rows are few.
@@ -216,8 +218,20 @@ unsafe fn multiply_strips<S: Bytes, const N: usize, const LEAST: bool>(
                     unsafe { ready::<S>(w.kind(), strip[at..at + cell_bytes].as_ptr(), g, part) };
                 }
             }
+            // What comes next is asked for while few rows pass by; many take longer than reading it.
+            let (next_column, next_first) =
+                if b + 1 < blocks { (column, first + block) } else { (column + strips * LANES, 0) };
+            let mut ahead = [std::ptr::null(); STRIPS];
+            for (i, ahead) in ahead.iter_mut().enumerate().take(strips) {
+                if next_column + i * LANES < area.columns.end {
+                    let at = next_first / cell * cell_bytes;
+                    *ahead = w.cells(next_column / LANES + i)[at..].as_ptr();
+                }
+            }
             for row in area.rows.clone().step_by(most_rows) {
                 let tile = Tile {
+                    ahead,
+                    ahead_step: cell_bytes / cell,
                     codes: area.codes[row * w.cols() + first * GROUP..].as_ptr(),
                     stride: w.cols(),
                     numbers: area.numbers[row * groups * NUMBERS + first..].as_ptr(),
@@ -248,6 +262,9 @@ struct Tile<'a> {
     first: usize,
     block: usize,
     parts: &'a [Ready; STRIPS],
+    /// Where the strips go on, and how far for each group.
+    ahead: [*const u8; STRIPS],
+    ahead_step: usize,
     c: *mut f32,
     ldc: usize,
     columns: usize,
@@ -292,6 +309,13 @@ impl Tile<'_> {
                 }
             }
             for g in 0..self.block {
+                if R <= FEW {
+                    for ahead in self.ahead.iter().take(V).filter(|p| !p.is_null()) {
+                        for line in (0..self.ahead_step).step_by(BYTES) {
+                            prefetch(ahead.wrapping_add(g * self.ahead_step + line).cast());
+                        }
+                    }
+                }
                 for i in 0..N {
                     let mut dots = [[S::splat_byte(0); V]; R];
                     if S::BIAS != 0 {
