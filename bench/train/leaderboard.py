@@ -4,7 +4,7 @@
     python bench/train/leaderboard.py tinyshakespeare.txt [--target 2.36] [--seeds 1,2,3] [--only NAME;...]
 
 A line is `homegrown grow --docs TEXT --until pretrain --set …` with 1,000,000 tokens; time is that of training
-alone, on all cores, without measuring. The median of the seeds counts. Results are in docs/leaderboard.md.
+alone, on all cores, without measuring. The median of the seeds counts.
 """
 
 import argparse
