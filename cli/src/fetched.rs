@@ -13,7 +13,7 @@ use crate::failure::Failure;
 pub struct ModelArgs {
     /// A run or model directory, a GGUF file, or hf:ORG/NAME[:FILE].
     pub model: PathBuf,
-    /// Widen quantised weights to f32: exact products, slower, 8 bytes a parameter.
+    /// Widen all weights to f32: exact products with quantised ones, slower, 8 bytes a parameter.
     #[arg(long)]
     pub widen: bool,
 }

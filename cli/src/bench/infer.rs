@@ -90,8 +90,8 @@ pub fn infer(args: &BenchInferArgs, common: &Common) -> Result<Value, Failure> {
     let load_seconds = start.elapsed().as_secs_f64();
     let model = loaded.transformer;
     let context = model.config().max_position_embeddings;
-    let longest = args.prompt.iter().chain(&args.generate).max().unwrap_or(&0)
-        + args.depth.iter().max().unwrap_or(&0);
+    let most = args.prompt.iter().chain(&args.generate).max().unwrap_or(&0);
+    let longest = most.saturating_add(*args.depth.iter().max().unwrap_or(&0));
     if longest > context {
         return Err(Failure::invalid(format!(
             "{longest} tokens with those before them; the model's context holds {context}"
