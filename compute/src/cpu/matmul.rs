@@ -40,6 +40,9 @@ const PASSING: usize = 6 << 10;
 /// Lines of the panels that a task packs at a time: 1 MiB.
 const PACKED: usize = 16 << 10;
 
+/// Lines of the rows that a task packs once for all panels: 4 MiB.
+const KEPT: usize = 64 << 10;
+
 /// A matrix operand in memory: element `(r, c)` is `data[r * stride + c]`, or transposed
 /// `data[c * stride + r]`.
 #[derive(Clone, Copy, Debug)]
@@ -367,12 +370,8 @@ unsafe fn widen_block<S: Bytes>(
     w: &Strips,
     panels: Range<usize>,
     k: Range<usize>,
-    out: &mut Vec<Line>,
+    out: &mut [Line],
 ) {
-    let lines = panels.len() * k.len() * PANEL_LINES;
-    if out.len() < lines {
-        out.resize(lines, Line::default());
-    }
     let strips = w.rows().div_ceil(LANES);
     for strip in panels.start * PANEL_LINES..strips.min(panels.end * PANEL_LINES) {
         let (panel, line) = (strip / PANEL_LINES - panels.start, strip % PANEL_LINES);
@@ -383,8 +382,17 @@ unsafe fn widen_block<S: Bytes>(
     }
 }
 
-/// Blocks of k outermost. What was packed of a block stays in the second-level cache, a good part
-/// of a panel's in the first-level one while rows pass by.
+/// The first `len` lines, which are there.
+fn room(lines: &mut Vec<Line>, len: usize) -> &mut [Line] {
+    if lines.len() < len {
+        lines.resize(len, Line::default());
+    }
+    &mut lines[..len]
+}
+
+/// Blocks of k outermost. The panels of a block stay in the second-level cache, a good part of one
+/// in the first-level one while rows pass by; rows are packed when the first panels need them, and
+/// the next ones find them in the cache of all cores.
 #[inline(always)]
 unsafe fn multiply_area<S: Bytes, const PAIRS: bool>(f: &Factors<'_>, area: &Area) {
     let unit = if PAIRS { 2 } else { 1 };
@@ -399,23 +407,35 @@ unsafe fn multiply_area<S: Bytes, const PAIRS: bool>(f: &Factors<'_>, area: &Are
             (Factor::InPlace(_), Factor::Strips(_)) => 1,
             _ => (PACKED / (steps.max(1) * PANEL_LINES)).max(1),
         };
-        for panels in pieces(&area.panels, packed) {
+        let kept = match f.a {
+            Factor::Loose(_) => (KEPT / steps.max(1)).max(1),
+            _ => area.tiles.len().max(1),
+        };
+        let passes = pieces(&area.tiles, kept).flat_map(|kept| {
+            pieces(&area.panels, packed).map(move |panels| (kept.clone(), panels))
+        });
+        for (kept, panels) in passes {
+            let right_len = panels.len() * steps * PANEL_LINES;
             // SAFETY: the instruction set is the caller's promise.
             unsafe {
                 match f.b {
                     Factor::Loose(b) => {
-                        pack_block::<S>(b, f.columns, panels.clone(), k.clone(), PAIRS, &mut right)
+                        let right = room(&mut right, right_len);
+                        pack_block::<S>(b, f.columns, panels.clone(), k.clone(), PAIRS, right)
                     }
-                    Factor::Strips(w) => widen_block::<S>(w, panels.clone(), k.clone(), &mut right),
+                    Factor::Strips(w) => {
+                        let right = room(&mut right, right_len);
+                        widen_block::<S>(w, panels.clone(), k.clone(), right)
+                    }
                     _ => {}
                 }
             }
-            for tiles in pieces(&area.tiles, (PASSING / steps.max(1)).max(1)) {
-                if let Factor::Loose(a) = f.a {
+            for tiles in pieces(&kept, (PASSING / steps.max(1)).max(1)) {
+                if let (Factor::Loose(a), true) = (f.a, panels.start == area.panels.start) {
+                    let left = &mut room(&mut left, kept.len() * steps)
+                        [(tiles.start - kept.start) * steps..];
                     // SAFETY: see above.
-                    unsafe {
-                        pack_block::<S>(a, f.rows, tiles.clone(), k.clone(), PAIRS, &mut left)
-                    };
+                    unsafe { pack_block::<S>(a, f.rows, tiles.clone(), k.clone(), PAIRS, left) };
                 }
                 for p in panels.clone() {
                     let columns = f.columns.range(p);
@@ -436,7 +456,7 @@ unsafe fn multiply_area<S: Bytes, const PAIRS: bool>(f: &Factors<'_>, area: &Are
                                 (a.data.as_ptr().wrapping_add(first).cast(), a.stride / unit, 1)
                             }
                             _ => {
-                                let first = (t - tiles.start) * steps * LANES;
+                                let first = (t - kept.start) * steps * LANES;
                                 (left.as_ptr().cast::<f32>().wrapping_add(first), 1, LANES)
                             }
                         };

@@ -103,7 +103,7 @@ pub(super) fn pack(
     });
 }
 
-/// Packs `k` of some strips of `source` into `out`, which grows if it has to.
+/// Packs `k` of some strips of `source` into the first lines of `out`.
 ///
 /// # Safety
 /// As for [`Simd`].
@@ -114,13 +114,10 @@ pub(super) unsafe fn pack_block<S: Simd>(
     which: Range<usize>,
     k: Range<usize>,
     pairs: bool,
-    out: &mut Vec<Line>,
+    out: &mut [Line],
 ) {
     let steps = if pairs { k.len().div_ceil(2) } else { k.len() };
-    let len = which.len() * steps * strips.lines();
-    if out.len() < len {
-        out.resize(len, Line::default());
-    }
+    assert!(out.len() >= which.len() * steps * strips.lines(), "room for what is packed");
     let first = k.start;
     let part = Part { source, strips, which, k, first, steps, pairs };
     // SAFETY: `out` has room for all of these steps; the instruction set is the caller's promise.
