@@ -4,6 +4,7 @@ use std::io::Write;
 use std::ops::ControlFlow;
 
 use clap::Args;
+use compute::kv::KvType;
 use model::generator::{GenerateError, Options, Reason};
 use model::message::Message;
 use model::sampler::{Sampling, SamplingError};
@@ -42,6 +43,9 @@ pub struct SamplingArgs {
     /// Most tokens that are guessed ahead from the text so far; 0 for none. Answers don't change.
     #[arg(long, default_value_t = 8, value_name = "N")]
     lookup: usize,
+    /// What keys and values are stored as: f32, f16, bf16, q8 [default: f16, or f32 if weights are].
+    #[arg(long, value_name = "TYPE")]
+    kv: Option<KvType>,
     /// Ends an answer where it occurs; may be given several times.
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
@@ -95,7 +99,8 @@ pub fn start(
     let mut loaded = model.load(&cpu)?;
     loaded.transformer.limit_context(sampling.context);
     let options = Options::new(loaded.transformer.config(), sequences);
-    let options = Options { lookup: sampling.lookup, ..options };
+    let kv = sampling.kv.unwrap_or_else(|| loaded.transformer.kv_type());
+    let options = Options { lookup: sampling.lookup, kv, ..options };
     Assistant::start(loaded, cpu, options).map_err(failure)
 }
 

@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use compute::cpu::attention::{AttentionShape, CachedSpan, backward, forward, forward_cached};
-use compute::kv::{KvPages, PAGE};
+use compute::kv::{KvPages, KvType, PAGE};
 use compute::{Cpu, Span};
 
 /// Median seconds of nine runs after a first.
@@ -74,7 +74,8 @@ fn decode(cpu: &Cpu, s: &AttentionShape, depth: usize) {
     print!("  decode at {depth:4}:");
     for sequences in [1, 8] {
         let each = depth.div_ceil(PAGE);
-        let Ok(mut pages) = KvPages::new(1, s.kv_heads, s.head_dim, each * sequences) else {
+        let Ok(mut pages) = KvPages::new(KvType::F32, 1, s.kv_heads, s.head_dim, each * sequences)
+        else {
             return;
         };
         let ids: Vec<_> = std::iter::from_fn(|| pages.allocate()).collect();

@@ -34,6 +34,18 @@ impl Aligned {
         let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
         Some(Aligned { start: start.cast(), len })
     }
+
+    /// The same memory as bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: f32 are four plain bytes each.
+        unsafe { std::slice::from_raw_parts(self.as_ptr().cast(), self.len * 4) }
+    }
+
+    /// The same memory as bytes.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: f32 are four plain bytes each, borrowed uniquely.
+        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), self.len * 4) }
+    }
 }
 
 impl Default for Aligned {

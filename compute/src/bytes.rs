@@ -50,6 +50,8 @@ pub unsafe trait Bytes: Simd {
     unsafe fn store_codes(p: *mut u8, v: Self::F);
     /// Reads 16 f16.
     unsafe fn load_f16(p: *const u16) -> Self::F;
+    /// Reads 16 signed bytes.
+    unsafe fn load_i8(p: *const u8) -> Self::F;
     /// Word by word, over its four bytes: `acc + sum of x w`. `w` is signed; `x` is unsigned where
     /// [`Self::BIAS`] is 128, and signed and not -128 where it is 0.
     unsafe fn dot(acc: Self::B, x: Self::B, w: Self::B) -> Self::B;
@@ -140,6 +142,11 @@ unsafe impl Bytes for Portable {
     unsafe fn load_f16(p: *const u16) -> Self::F {
         // SAFETY: the caller gives 16 readable f16.
         std::array::from_fn(|i| half::f16::from_bits(unsafe { *p.add(i) }).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn load_i8(p: *const u8) -> Self::F {
+        // SAFETY: the caller gives 16 readable bytes.
+        std::array::from_fn(|i| f32::from(unsafe { *p.add(i) } as i8))
     }
     #[inline(always)]
     unsafe fn dot(acc: Self::B, x: Self::B, w: Self::B) -> Self::B {
@@ -276,6 +283,17 @@ mod x86 {
                 [_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)]
             }
         }
+        #[inline(always)]
+        unsafe fn load_i8(p: *const u8) -> Self::F {
+            // SAFETY: see the impl.
+            unsafe {
+                let (low, high) = (_mm_loadl_epi64(p.cast()), _mm_loadl_epi64(p.add(8).cast()));
+                [
+                    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(low)),
+                    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high)),
+                ]
+            }
+        }
         /// Pairs of products are added in 16 bits: 2 * 127 * 128 fits, as the left factor is made
         /// `|w|` and the right one takes its sign.
         #[inline(always)]
@@ -394,6 +412,11 @@ mod x86 {
                 unsafe fn load_f16(p: *const u16) -> Self::F {
                     // SAFETY: see the impl.
                     unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+                }
+                #[inline(always)]
+                unsafe fn load_i8(p: *const u8) -> Self::F {
+                    // SAFETY: see the impl.
+                    unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
                 }
                 #[inline(always)]
                 unsafe fn dot(acc: Self::B, x: Self::B, w: Self::B) -> Self::B {

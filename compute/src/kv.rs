@@ -1,12 +1,67 @@
 //! Keys and values of sequences that are being generated, in pages of 64 positions (Kwon et al.
 //! 2023). A page is attention's key block, stored as its kernel reads it: keys transposed. Pages
 //! count their users, so that sequences with the same beginning share its pages.
+#![allow(unsafe_code)]
+
+use half::slice::HalfFloatSliceExt;
 
 use crate::aligned::Aligned;
-use crate::simd::LANES;
+use crate::bytes::Bytes;
+use crate::simd::{LANES, prefetch};
 
 /// Positions in a page.
 pub const PAGE: usize = 64;
+
+/// Elements of a head that share a scale in [`KvType::Q8`].
+const GROUP: usize = 32;
+
+/// What keys and values are rounded to when they are stored. Attention reads what is stored, a token's own
+/// key included, so that results depend on the type, but not on how tokens were batched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvType {
+    /// As they are.
+    #[default]
+    F32,
+    /// Half precision: numbers up to 65,504.
+    F16,
+    /// The upper half of an f32.
+    Bf16,
+    /// Eight bits, 32 elements of a head to a scale (f32).
+    Q8,
+}
+
+impl std::str::FromStr for KvType {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<KvType, String> {
+        let mut all = [KvType::F32, KvType::F16, KvType::Bf16, KvType::Q8].into_iter();
+        all.find(|kind| kind.name() == name).ok_or_else(|| "one of f32, f16, bf16, q8".to_string())
+    }
+}
+
+impl KvType {
+    /// Its name: `f32`, `f16`, `bf16`, `q8`.
+    pub fn name(self) -> &'static str {
+        match self {
+            KvType::F32 => "f32",
+            KvType::F16 => "f16",
+            KvType::Bf16 => "bf16",
+            KvType::Q8 => "q8",
+        }
+    }
+
+    /// Bytes of 64 elements; with [`KvType::Q8`] of their codes.
+    fn line(self) -> usize {
+        match self {
+            KvType::F32 => 4 * PAGE,
+            KvType::F16 | KvType::Bf16 => 2 * PAGE,
+            KvType::Q8 => PAGE,
+        }
+    }
+}
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// A page of a [`KvPages`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,14 +91,16 @@ pub enum KvError {
     OutOfPages,
 }
 
-/// The pages of one model. A page holds, layer by layer, keys `[kv_heads, head_dim, 64]` and
-/// values `[kv_heads, 64, head_dim rounded up to 16]`, f32.
+/// The pages of one model. A page holds, layer by layer and head by head, keys `[head_dim, 64]` and
+/// values `[64, head_dim rounded up to 16]`, then for [`KvType::Q8`] the scales of 32 elements: of keys
+/// `[groups, 64]`, of values `[64, groups]`.
 pub struct KvPages {
     data: Aligned,
     /// Users of each page; 0 = free.
     users: Vec<u32>,
     /// Free pages; the last one goes next.
     free: Vec<u32>,
+    kind: KvType,
     layers: usize,
     kv_heads: usize,
     head_dim: usize,
@@ -63,27 +120,34 @@ pub(crate) fn padded(head_dim: usize) -> usize {
     head_dim.next_multiple_of(LANES)
 }
 
+/// Bytes of a head in a page: keys, values, scales; all of them whole cache lines.
+fn head_bytes(kind: KvType, head_dim: usize) -> Option<usize> {
+    let elements = head_dim.checked_add(head_dim.checked_next_multiple_of(LANES)?)?;
+    let scales =
+        if kind == KvType::Q8 { head_dim.div_ceil(GROUP).checked_mul(8 * PAGE)? } else { 0 };
+    elements.checked_mul(kind.line())?.checked_add(scales)
+}
+
 impl KvPages {
     /// Room for `pages` pages.
     ///
     /// # Errors
     /// [`KvError::TooLarge`] if the system does not give the memory.
     pub fn new(
+        kind: KvType,
         layers: usize,
         kv_heads: usize,
         head_dim: usize,
         pages: usize,
     ) -> Result<KvPages, KvError> {
-        let floats = || {
-            let head = head_dim.checked_add(head_dim.checked_next_multiple_of(LANES)?)?;
-            head.checked_mul(PAGE)?.checked_mul(kv_heads)?.checked_mul(layers)?.checked_mul(pages)
-        };
-        let floats = floats().filter(|n| n.checked_mul(4).is_some());
-        let bytes = floats.map_or(usize::MAX, |n| n * 4);
-        let data = floats.filter(|_| pages < u32::MAX as usize).and_then(Aligned::zeros);
+        let head = head_bytes(kind, head_dim);
+        let page = head.and_then(|n| n.checked_mul(kv_heads)?.checked_mul(layers));
+        let bytes = page.and_then(|n| n.checked_mul(pages)).unwrap_or(usize::MAX);
+        let fits = bytes < usize::MAX && pages < u32::MAX as usize;
+        let data = if fits { Aligned::zeros(bytes / 4) } else { None };
         let data = data.ok_or(KvError::TooLarge { pages, bytes })?;
         let (users, free) = (vec![0; pages], (0..pages as u32).rev().collect());
-        Ok(KvPages { data, users, free, layers, kv_heads, head_dim })
+        Ok(KvPages { data, users, free, kind, layers, kv_heads, head_dim })
     }
 
     /// A page with one user and whatever it held before; `None` if all are in use.
@@ -129,9 +193,9 @@ impl KvPages {
     pub fn copy_page(&mut self, page: PageId) -> Result<PageId, KvError> {
         self.users_mut(page)?;
         let copy = self.allocate().ok_or(KvError::OutOfPages)?;
-        let n = self.page_len();
+        let n = self.page_bytes();
         let from = page.0 as usize * n;
-        self.data.copy_within(from..from + n, copy.0 as usize * n);
+        self.data.bytes_mut().copy_within(from..from + n, copy.0 as usize * n);
         Ok(copy)
     }
 
@@ -150,8 +214,8 @@ impl KvPages {
         self.data.len() * 4
     }
 
-    /// Stores rows of keys and values, `[n, kv_heads * head_dim]`, as positions `position..` of a
-    /// sequence in a layer.
+    /// Rounds rows of keys and values, `[n, kv_heads * head_dim]`, and stores them as positions `position..`
+    /// of a sequence in a layer.
     ///
     /// # Panics
     /// If `pages` has no page in use for a position, or sizes do not agree.
@@ -163,31 +227,112 @@ impl KvPages {
         k: &[f32],
         v: &[f32],
     ) {
-        let (hd, hdp) = (self.head_dim, padded(self.head_dim));
-        let width = self.kv_heads * hd;
-        assert!(k.len() == v.len() && k.len().is_multiple_of(width.max(1)));
-        for (i, (k, v)) in k.chunks_exact(width).zip(v.chunks_exact(width)).enumerate() {
-            let (page, slot) = (pages[(position + i) / PAGE], (position + i) % PAGE);
-            assert!(self.users(page) > 0, "page {} is not in use", page.0);
-            for head in 0..self.kv_heads {
-                let start = self.head_start(layer, page, head);
-                let (keys, values) =
-                    self.data[start..start + PAGE * (hd + hdp)].split_at_mut(PAGE * hd);
-                let r = head * hd..(head + 1) * hd;
-                for (column, x) in keys.chunks_exact_mut(PAGE).zip(&k[r.clone()]) {
-                    column[slot] = *x;
-                }
-                values[slot * hdp..slot * hdp + hd].copy_from_slice(&v[r]);
+        assert!(k.len() == v.len() && k.len().is_multiple_of(self.width().max(1)));
+        match self.kind {
+            KvType::F32 => {
+                let bits = |x: &[f32]| x.iter().map(|x| x.to_bits().to_le_bytes()).collect();
+                self.store::<4>(layer, pages, position, bits(k), bits(v));
+            }
+            KvType::F16 => {
+                let bits = |x: &[f32]| {
+                    let mut halves = vec![half::f16::ZERO; x.len()];
+                    halves.convert_from_f32_slice(x);
+                    halves.into_iter().map(|x| x.to_bits().to_le_bytes()).collect()
+                };
+                self.store::<2>(layer, pages, position, bits(k), bits(v));
+            }
+            KvType::Bf16 => {
+                let bits = |x: &[f32]| {
+                    let mut halves = vec![half::bf16::ZERO; x.len()];
+                    halves.convert_from_f32_slice(x);
+                    halves.into_iter().map(|x| x.to_bits().to_le_bytes()).collect()
+                };
+                self.store::<2>(layer, pages, position, bits(k), bits(v));
+            }
+            KvType::Q8 => {
+                let ((k, k_scales), (v, v_scales)) = (self.eighths(k), self.eighths(v));
+                self.store::<1>(layer, pages, position, k, v);
+                self.store_scales(layer, pages, position, &k_scales, &v_scales);
             }
         }
     }
 
-    /// Keys `[head_dim, 64]` and values `[64, padded head_dim]` of a head in a page.
-    pub(crate) fn block(&self, layer: usize, page: PageId, kv_head: usize) -> (&[f32], &[f32]) {
-        assert!(self.users(page) > 0, "page {} is not in use", page.0);
-        let start = self.head_start(layer, page, kv_head);
-        let (hd, hdp) = (self.head_dim, padded(self.head_dim));
-        self.data[start..start + PAGE * (hd + hdp)].split_at(PAGE * hd)
+    /// Puts elements of `N` bytes, as many as rows have, to their places.
+    fn store<const N: usize>(
+        &mut self,
+        layer: usize,
+        pages: &[PageId],
+        position: usize,
+        k: Vec<[u8; N]>,
+        v: Vec<[u8; N]>,
+    ) {
+        let (hd, hdp, width) = (self.head_dim, padded(self.head_dim), self.width());
+        for (i, (k, v)) in k.chunks_exact(width).zip(v.chunks_exact(width)).enumerate() {
+            let (page, slot) = (pages[(position + i) / PAGE], (position + i) % PAGE);
+            for head in 0..self.kv_heads {
+                let place = self.place(layer, page, head);
+                let elements = self.data.bytes_mut()[place].as_chunks_mut::<N>().0;
+                let (keys, rest) = elements.split_at_mut(PAGE * hd);
+                let r = head * hd..(head + 1) * hd;
+                for (column, x) in keys.chunks_exact_mut(PAGE).zip(&k[r.clone()]) {
+                    column[slot] = *x;
+                }
+                rest[slot * hdp..slot * hdp + hd].copy_from_slice(&v[r]);
+            }
+        }
+    }
+
+    /// Codes of rows, and scales of their heads' groups of 32.
+    fn eighths(&self, rows: &[f32]) -> (Vec<[u8; 1]>, Vec<f32>) {
+        let mut codes = Vec::with_capacity(rows.len());
+        let mut scales = Vec::with_capacity(rows.len() / GROUP + 1);
+        for head in rows.chunks_exact(self.head_dim) {
+            for group in head.chunks(GROUP) {
+                let largest = group.iter().fold(0f32, |most, x| most.max(x.abs()));
+                // What is no number stays none: the scale hands it on.
+                let broken = group.iter().any(|x| x.is_nan());
+                let inverse = if largest > 1e-36 { 127.0 / largest } else { 0.0 };
+                scales.push(if broken { f32::NAN } else { largest / 127.0 });
+                codes.extend(group.iter().map(|x| [(x * inverse).round_ties_even() as i8 as u8]));
+            }
+        }
+        (codes, scales)
+    }
+
+    fn store_scales(
+        &mut self,
+        layer: usize,
+        pages: &[PageId],
+        position: usize,
+        k: &[f32],
+        v: &[f32],
+    ) {
+        let groups = self.head_dim.div_ceil(GROUP);
+        let (of_keys, row) = (groups * PAGE, self.kv_heads * groups);
+        for (i, (k, v)) in k.chunks_exact(row).zip(v.chunks_exact(row)).enumerate() {
+            let (page, slot) = (pages[(position + i) / PAGE], (position + i) % PAGE);
+            for head in 0..self.kv_heads {
+                let end = self.place(layer, page, head).end / 4;
+                let scales = &mut self.data[end - 2 * of_keys..end];
+                for g in 0..groups {
+                    scales[g * PAGE + slot] = k[head * groups + g];
+                    scales[of_keys + slot * groups + g] = v[head * groups + g];
+                }
+            }
+        }
+    }
+
+    /// A head in a page, and in `next` what will be read after it, if anything is.
+    pub(crate) fn block(
+        &self,
+        layer: usize,
+        page: PageId,
+        kv_head: usize,
+        next: Option<PageId>,
+    ) -> KvBlock<'_> {
+        let bytes = &self.data.bytes()[self.place(layer, page, kv_head)];
+        let next = next.map(|next| &self.data.bytes()[self.place(layer, next, kv_head)]);
+        KvBlock { kind: self.kind, head_dim: self.head_dim, bytes, next }
     }
 
     /// Layers, key/value heads, elements of a head.
@@ -195,19 +340,108 @@ impl KvPages {
         (self.layers, self.kv_heads, self.head_dim)
     }
 
-    fn head_start(&self, layer: usize, page: PageId, head: usize) -> usize {
-        assert!(layer < self.layers && head < self.kv_heads);
-        let head_len = PAGE * (self.head_dim + padded(self.head_dim));
-        page.0 as usize * self.page_len() + (layer * self.kv_heads + head) * head_len
+    /// Elements of a row of keys.
+    fn width(&self) -> usize {
+        self.kv_heads * self.head_dim
     }
 
-    fn page_len(&self) -> usize {
-        self.layers * self.kv_heads * PAGE * (self.head_dim + padded(self.head_dim))
+    /// The bytes of a head in a page.
+    fn place(&self, layer: usize, page: PageId, head: usize) -> std::ops::Range<usize> {
+        assert!(self.users(page) > 0, "page {} is not in use", page.0);
+        assert!(layer < self.layers && head < self.kv_heads);
+        // Counted when the memory was taken.
+        let len = head_bytes(self.kind, self.head_dim).unwrap_or(0);
+        let start = page.0 as usize * self.page_bytes() + (layer * self.kv_heads + head) * len;
+        start..start + len
+    }
+
+    fn page_bytes(&self) -> usize {
+        self.layers * self.kv_heads * head_bytes(self.kind, self.head_dim).unwrap_or(0)
     }
 
     fn users_mut(&mut self, page: PageId) -> Result<&mut u32, KvError> {
         let users = self.users.get_mut(page.0 as usize).filter(|u| **u > 0);
         users.ok_or(KvError::NotInUse(page.0))
+    }
+}
+
+/// Keys and values of a head in a page, as they are stored.
+pub(crate) struct KvBlock<'a> {
+    kind: KvType,
+    head_dim: usize,
+    bytes: &'a [u8],
+    /// Of the same head in the page that is read next.
+    next: Option<&'a [u8]>,
+}
+
+impl KvBlock<'_> {
+    /// Keys `[head_dim, 64]` and values `[64, padded head_dim]`, if they are f32.
+    pub(crate) fn plain(&self) -> Option<(*const f32, *const f32)> {
+        let start = self.bytes.as_ptr().cast::<f32>();
+        (self.kind == KvType::F32).then(|| (start, start.wrapping_add(PAGE * self.head_dim)))
+    }
+
+    /// Widens them into `k` and `v`, while the next ones are asked for.
+    ///
+    /// # Safety
+    /// `k` and `v` have room; as for [`Bytes`].
+    #[inline(always)]
+    pub(crate) unsafe fn widen<S: Bytes>(&self, k: *mut f32, v: *mut f32) {
+        let (hd, hdp) = (self.head_dim, padded(self.head_dim));
+        let groups = hd.div_ceil(GROUP);
+        let scales = self.bytes.as_ptr_range().end.cast::<f32>();
+        let (key_scales, value_scales) =
+            (scales.wrapping_sub(2 * groups * PAGE), scales.wrapping_sub(groups * PAGE));
+        // Sixteen elements from `$i` on of row `$row`, which begins at `$from`.
+        macro_rules! widen {
+            ($from:ident, $row:ident, $i:ident: $keys:expr, $values:expr) => {{
+                let line = self.kind.line();
+                for $row in 0..hd {
+                    let $from = self.bytes.as_ptr().add($row * line);
+                    self.ask($row * line, line);
+                    for $i in (0..PAGE).step_by(LANES) {
+                        S::store(k.add($row * PAGE + $i), $keys);
+                    }
+                }
+                let values = self.bytes.as_ptr().add(hd * line);
+                let line = hdp * line / PAGE;
+                for $row in 0..PAGE {
+                    let $from = values.add($row * line);
+                    self.ask(hd * self.kind.line() + $row * line, line);
+                    for $i in (0..hdp).step_by(LANES) {
+                        S::store(v.add($row * hdp + $i), $values);
+                    }
+                }
+            }};
+            ($from:ident, $i:ident: $load:expr) => {
+                widen!($from, row, $i: $load, $load)
+            };
+        }
+        // SAFETY: the block holds what its type says, and `k` and `v` have room.
+        unsafe {
+            match self.kind {
+                KvType::F32 => widen!(from, i: S::load(from.cast::<f32>().add(i))),
+                KvType::F16 => widen!(from, i: S::load_f16(from.cast::<u16>().add(i))),
+                KvType::Bf16 => widen!(from, i: S::load_bf16(from.cast::<u16>().add(i))),
+                KvType::Q8 => widen!(from, row, i:
+                    S::mul(S::load_i8(from.add(i)), S::load(key_scales.add(row / GROUP * PAGE + i))),
+                    S::mul(
+                        S::load_i8(from.add(i)),
+                        S::splat(*value_scales.add(row * groups + i / GROUP))
+                    )
+                ),
+            }
+        }
+    }
+
+    /// Asks for what is as far in the next block.
+    #[inline(always)]
+    fn ask(&self, at: usize, len: usize) {
+        if let Some(next) = self.next {
+            for line in (0..len).step_by(LINE) {
+                prefetch(next.as_ptr().wrapping_add(at + line).cast());
+            }
+        }
     }
 }
 
@@ -217,7 +451,7 @@ mod tests {
 
     #[test]
     fn pages_are_counted() {
-        let mut pages = KvPages::new(2, 1, 3, 2).expect("small");
+        let mut pages = KvPages::new(KvType::F32, 2, 1, 3, 2).expect("small");
         let (a, b) = (pages.allocate().expect("free"), pages.allocate().expect("free"));
         assert_ne!(a, b);
         assert_eq!((pages.allocate(), pages.free_pages()), (None, 0));
@@ -236,38 +470,77 @@ mod tests {
         assert_eq!(pages.release(PageId(7)), Err(KvError::NotInUse(7)));
     }
 
+    /// Keys and values of a block, widened.
+    fn widened(pages: &KvPages, layer: usize, page: PageId, head: usize) -> (Vec<f32>, Vec<f32>) {
+        let hd = pages.head_dim;
+        let (mut k, mut v) = (vec![0.0; hd * PAGE], vec![0.0; PAGE * padded(hd)]);
+        let block = pages.block(layer, page, head, Some(page));
+        // SAFETY: there is room; plain Rust runs anywhere.
+        unsafe { block.widen::<crate::simd::Portable>(k.as_mut_ptr(), v.as_mut_ptr()) };
+        (k, v)
+    }
+
     #[test]
     fn contents_go_where_they_belong_and_copies_are_apart() {
-        let (layers, heads, hd) = (2, 2, 3);
-        let mut pages = KvPages::new(layers, heads, hd, 3).expect("small");
-        let ids = [pages.allocate().expect("free"), pages.allocate().expect("free")];
-        let width = heads * hd;
-        let k: Vec<f32> = (0..5 * width).map(|i| i as f32).collect();
-        let v: Vec<f32> = k.iter().map(|x| -x).collect();
-        pages.append(1, &ids, 62, &k, &v);
-        let copy = pages.copy_page(ids[1]).expect("one left");
-        pages.append(1, &[ids[0], copy], 64, &vec![9.0; width], &vec![9.0; width]);
-        for (i, position) in (62..67).enumerate() {
-            for h in 0..heads {
-                let (keys, values) = pages.block(1, ids[position / PAGE], h);
-                for d in 0..hd {
-                    let x = (i * width + h * hd + d) as f32;
-                    assert_eq!(keys[d * PAGE + position % PAGE], x);
-                    assert_eq!(values[position % PAGE * padded(hd) + d], -x);
+        let (layers, heads) = (2, 2);
+        for (kind, hd) in [
+            (KvType::F32, 3),
+            (KvType::F16, 5),
+            (KvType::Bf16, 33),
+            (KvType::Q8, 48),
+            (KvType::Q8, 3),
+        ] {
+            let mut pages = KvPages::new(kind, layers, heads, hd, 3).expect("small");
+            let ids = [pages.allocate().expect("free"), pages.allocate().expect("free")];
+            let width = heads * hd;
+            // Small integers, which all types but the last hold as they are.
+            let k: Vec<f32> = (0..5 * width).map(|i| (i * 31 % 127) as f32).collect();
+            let v: Vec<f32> = k.iter().map(|x| -x).collect();
+            pages.append(1, &ids, 62, &k, &v);
+            let copy = pages.copy_page(ids[1]).expect("one left");
+            pages.append(1, &[ids[0], copy], 64, &vec![9.0; width], &vec![9.0; width]);
+            let most = if kind == KvType::Q8 { 0.51 } else { 0.0 };
+            for (i, position) in (62..67).enumerate() {
+                for h in 0..heads {
+                    let (keys, values) = widened(&pages, 1, ids[position / PAGE], h);
+                    for d in 0..hd {
+                        let x = k[i * width + h * hd + d];
+                        let (key, value) = (
+                            keys[d * PAGE + position % PAGE],
+                            values[position % PAGE * padded(hd) + d],
+                        );
+                        assert!((key - x).abs() <= most && (value + x).abs() <= most, "{kind:?}");
+                    }
                 }
             }
+            let (copied, original) =
+                (widened(&pages, 1, copy, 0).0, widened(&pages, 1, ids[1], 0).0);
+            assert_eq!((copied[0], copied[1]), (9.0, original[1]), "{kind:?}");
+            assert!(widened(&pages, 0, ids[0], 0).0.iter().all(|x| *x == 0.0), "the other layer");
         }
-        assert_eq!(pages.block(1, copy, 0).0[0], 9.0);
-        assert_eq!(pages.block(1, copy, 0).0[1], pages.block(1, ids[1], 0).0[1]);
-        assert!(pages.block(0, ids[0], 0).0.iter().all(|x| *x == 0.0), "the other layer");
+    }
+
+    #[test]
+    fn what_is_no_number_stays_none() {
+        for kind in [KvType::F32, KvType::F16, KvType::Bf16, KvType::Q8] {
+            let mut pages = KvPages::new(kind, 1, 1, 4, 1).expect("small");
+            let page = pages.allocate().expect("free");
+            pages.append(0, &[page], 0, &[1.0, f32::NAN, 2.0, 3.0], &[0.0; 4]);
+            let (keys, values) = widened(&pages, 0, page, 0);
+            assert!(keys[PAGE].is_nan(), "{kind:?}");
+            assert_eq!(values[0], 0.0, "{kind:?}");
+        }
     }
 
     #[test]
     fn what_cannot_fit_is_an_error() {
         for (layers, hd, pages) in [(1, 64, usize::MAX), (usize::MAX, 64, 2), (1, usize::MAX, 1)] {
-            assert!(matches!(KvPages::new(layers, 1, hd, pages), Err(KvError::TooLarge { .. })));
+            assert!(matches!(
+                KvPages::new(KvType::F32, layers, 1, hd, pages),
+                Err(KvError::TooLarge { .. })
+            ));
         }
-        assert!(KvPages::new(1 << 20, 1 << 10, 1 << 10, 1 << 10).is_err(), "petabytes");
-        assert_eq!(KvPages::new(1, 1, 64, 0).map(|p| p.bytes()), Ok(0));
+        assert!(KvPages::new(KvType::Q8, 1 << 20, 1 << 10, 1 << 10, 1 << 10).is_err(), "petabytes");
+        assert_eq!(KvPages::new(KvType::F16, 1, 1, 64, 0).map(|p| p.bytes()), Ok(0));
     }
 }

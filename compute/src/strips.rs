@@ -16,14 +16,14 @@ use crate::cpu::Cpu;
 use crate::cpu::rows::Parts;
 use crate::simd::LANES;
 
-pub(crate) use ready::{Ready, load_half, ready, widen};
+pub(crate) use ready::{Ready, Sink, load_half, ready, start, widen};
 
 use BlockType::*;
 
 /// Elements that share a scale of the activations.
 pub(crate) const GROUP: usize = 32;
 /// Words of a row in a group.
-const STEPS: usize = GROUP / 4;
+pub(crate) const STEPS: usize = GROUP / 4;
 
 /// A matrix `[rows, cols]` of any type of [`BlockType`] but f32.
 pub struct Strips {
@@ -166,7 +166,7 @@ impl Strips {
         let whole = &mut whole[..block];
         for (cell, out) in out.chunks_exact_mut(elements).enumerate() {
             let start = (strip * cells + cell) * block * LANES;
-            take(&parting, &bytes(&self.data)[start..start + block * LANES], whole, lane);
+            take(&parting, &self.data.bytes()[start..start + block * LANES], whole, lane);
             self.kind.widen(whole, out);
         }
     }
@@ -199,18 +199,13 @@ impl Strips {
     /// Where the cells of a strip begin.
     pub(crate) fn cells(&self, strip: usize) -> &[u8] {
         let len = self.cols / self.kind.elements() * self.kind.bytes() * LANES;
-        &bytes(&self.data)[strip * len..(strip + 1) * len]
+        &self.data.bytes()[strip * len..(strip + 1) * len]
     }
 }
 
 fn as_bytes(words: &mut [f32]) -> &mut [u8] {
     // SAFETY: f32 are four plain bytes each.
     unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len() * 4) }
-}
-
-fn bytes(words: &[f32]) -> &[u8] {
-    // SAFETY: f32 are four plain bytes each.
-    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len() * 4) }
 }
 
 /// Puts the block of a row into its cell.

@@ -1,15 +1,15 @@
 //! Logits of a model for given tokens, to compare with another program's.
 //!
-//!     cargo run --release -p homegrown-model --example logits -- MODEL TOKENS.json OUT.f32 [--keep]
+//!     cargo run --release -p homegrown-model --example logits -- MODEL TOKENS.json OUT.f32 [--keep] [f32|f16|bf16|q8]
 //!
 //! TOKENS.json: a list of ids. OUT.f32: `[tokens, vocabulary]`, little-endian. Quantised weights are widened
-//! to f32 unless --keep is given.
+//! to f32 unless --keep is given; keys and values are f32 unless another type is.
 
 use std::io::Write;
 use std::sync::Arc;
 
 use compute::Cpu;
-use compute::kv::{KvPages, KvSequence, PAGE};
+use compute::kv::{KvSequence, KvType, PAGE};
 use compute::tape::Workspace;
 use compute::tensor::DType;
 use model::transformer::Step;
@@ -20,12 +20,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("MODEL TOKENS.json OUT.f32".into());
     };
     let cpu = Cpu::new(2);
-    let keep = args.next().is_some_and(|a| a == "--keep").then_some(&cpu);
+    let more: Vec<String> = args.collect();
+    let keep = more.iter().any(|a| a == "--keep").then_some(&cpu);
+    let kind = more.iter().find(|a| *a != "--keep").map_or(Ok(KvType::F32), |a| a.parse())?;
     let model = model::directory::load_keeping(path.as_ref(), keep)?.transformer;
     let tokens: Vec<u32> = serde_json::from_str(&std::fs::read_to_string(tokens)?)?;
-    let c = model.config();
     let count = tokens.len().div_ceil(PAGE);
-    let mut pages = KvPages::new(c.num_hidden_layers, c.num_key_value_heads, c.head_dim, count)?;
+    let mut pages = model.pages(kind, count)?;
     let mut kv = KvSequence::default();
     kv.pages.extend((0..count).filter_map(|_| pages.allocate()));
     let mut ws = Workspace::new(Arc::new(Cpu::new(2)), DType::F32);

@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use compute::Cpu;
-use compute::kv::{KvError, KvPages, PAGE};
+use compute::kv::{KvError, KvType, PAGE};
 use compute::tensor::DType;
 use serde::Serialize;
 use thiserror::Error;
@@ -93,6 +93,8 @@ pub struct Options {
     pub queue: usize,
     /// Type of the operands of matrix products.
     pub products: DType,
+    /// What keys and values are stored as.
+    pub kv: KvType,
     /// Most tokens a step that are guessed from the text so far; answers don't depend on it.
     pub lookup: usize,
 }
@@ -104,7 +106,15 @@ impl Options {
         let context = config.max_position_embeddings;
         let tokens = sequences.saturating_mul(context.next_multiple_of(PAGE));
         let tokens = tokens.min(context.max(32_768));
-        Options { sequences, tokens, chunk: 512, queue: 64, products: DType::F32, lookup: 8 }
+        Options {
+            sequences,
+            tokens,
+            chunk: 512,
+            queue: 64,
+            products: DType::F32,
+            kv: KvType::F32,
+            lookup: 8,
+        }
     }
 }
 
@@ -228,12 +238,7 @@ impl Generator {
     ) -> Result<Self, GenerateError> {
         let config = model.config();
         let (context, vocab) = (config.max_position_embeddings, config.vocab_size);
-        let pages = KvPages::new(
-            config.num_hidden_layers,
-            config.num_key_value_heads,
-            config.head_dim,
-            options.tokens.div_ceil(PAGE),
-        )?;
+        let pages = model.pages(options.kv, options.tokens.div_ceil(PAGE))?;
         let room = pages.total_pages() * PAGE;
         let (jobs, queue) = sync_channel(options.queue);
         let stop = Arc::new(AtomicBool::new(false));

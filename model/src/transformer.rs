@@ -6,7 +6,7 @@ use std::sync::Arc;
 use compute::Span;
 use compute::cpu::attention::{AttentionShape, CachedSpan};
 use compute::cpu::heads::Rope;
-use compute::kv::{KvPages, KvSequence};
+use compute::kv::{KvError, KvPages, KvSequence, KvType};
 use compute::parameters::{ParamId, Parameters};
 use compute::tape::{Experts, Head, Linear, Loss, Tape, Var, Workspace};
 
@@ -135,6 +135,21 @@ impl Transformer {
     /// Its shape.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Pages for its keys and values.
+    ///
+    /// # Errors
+    /// If there is no memory for them.
+    pub fn pages(&self, kind: KvType, pages: usize) -> Result<KvPages, KvError> {
+        let c = &self.config;
+        KvPages::new(kind, c.num_hidden_layers, c.num_key_value_heads, c.head_dim, pages)
+    }
+
+    /// What keys and values are stored as, if nobody says otherwise: halves if weights are, or less.
+    pub fn kv_type(&self) -> KvType {
+        let kept = self.parameters.iter().any(|p| p.value.strips().is_some());
+        if kept { KvType::F16 } else { KvType::F32 }
     }
 
     fn attention_shape(&self, layer: usize) -> AttentionShape {

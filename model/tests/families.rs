@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use compute::kv::{KvPages, KvSequence, PAGE};
+use compute::kv::{KvSequence, KvType, PAGE};
 use compute::parameters::{Gradients, ParamId};
 use compute::tape::Workspace;
 use compute::tensor::DType;
@@ -54,10 +54,8 @@ fn load_gguf(name: &str) -> Option<Transformer> {
 
 /// Logits of all rows, the tokens given in pieces of these lengths.
 fn logits(model: &Transformer, tokens: &[u32], pieces: &[usize]) -> Vec<f32> {
-    let c = model.config();
     let mut ws = Workspace::new(Arc::new(Cpu::new(2)), DType::F32);
-    let mut pages =
-        KvPages::new(c.num_hidden_layers, c.num_key_value_heads, c.head_dim, 4).unwrap();
+    let mut pages = model.pages(KvType::F32, 4).unwrap();
     let mut kv = KvSequence::default();
     kv.pages.push(pages.allocate().unwrap());
     assert!(tokens.len() <= PAGE);

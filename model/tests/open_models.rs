@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use compute::kv::{KvPages, KvSequence, PAGE};
+use compute::kv::{KvSequence, KvType, PAGE};
 use compute::tape::Workspace;
 use compute::tensor::DType;
 use compute::{Cpu, IGNORE, Span};
@@ -73,10 +73,8 @@ fn answers_are_those_of_transformers() {
 
 /// Logits of all tokens, `chunk` at a time, `[tokens, vocab]`.
 fn logits(model: &Transformer, cpu: Cpu, tokens: &[u32], chunk: usize) -> Vec<f32> {
-    let c = model.config();
     let count = tokens.len().div_ceil(PAGE);
-    let mut pages =
-        KvPages::new(c.num_hidden_layers, c.num_key_value_heads, c.head_dim, count).unwrap();
+    let mut pages = model.pages(KvType::F32, count).unwrap();
     let mut kv = KvSequence::default();
     kv.pages.extend((0..count).filter_map(|_| pages.allocate()));
     let mut ws = Workspace::new(Arc::new(cpu), DType::F32);

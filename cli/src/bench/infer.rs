@@ -10,7 +10,7 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use compute::Cpu;
 use compute::cpu::peak;
-use compute::kv::{KvPages, KvSequence, PAGE};
+use compute::kv::{KvPages, KvSequence, KvType, PAGE};
 use compute::rng::Rng;
 use compute::tape::Workspace;
 use compute::tensor::DType;
@@ -42,6 +42,9 @@ pub struct BenchInferArgs {
     /// Sequences at once (answers only).
     #[arg(long, value_delimiter = ',', default_value = "1", value_name = "N,N")]
     batch: Vec<usize>,
+    /// What keys and values are stored as: f32, f16, bf16, q8 [default: f16, or f32 if weights are].
+    #[arg(long, value_name = "TYPE")]
+    kv: Option<KvType>,
     /// Times that each test is run; the median counts.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -173,9 +176,9 @@ impl Bench<'_> {
     fn test(&self, depth: usize, n: usize, prompt: bool, batch: usize) -> Result<Test, Failure> {
         let c = self.model.config();
         let each = (depth + n).div_ceil(PAGE);
-        let (layers, kv_heads) = (c.num_hidden_layers, c.num_key_value_heads);
-        let mut pages = KvPages::new(layers, kv_heads, c.head_dim, each.saturating_mul(batch))
-            .map_err(Failure::failed)?;
+        let kv = self.args.kv.unwrap_or_else(|| self.model.kv_type());
+        let mut pages =
+            self.model.pages(kv, each.saturating_mul(batch)).map_err(Failure::failed)?;
         let mut sequences: Vec<KvSequence> = (0..batch)
             .map(|_| KvSequence {
                 pages: (0..each).filter_map(|_| pages.allocate()).collect(),
@@ -220,7 +223,8 @@ impl Bench<'_> {
 
         let (flops, weights, _) = work(self.model);
         let steps = if prompt { n.div_ceil(CHUNK) } else { n } as f64;
-        let kept = (batch * (depth + n / 2) * 8 * layers * kv_heads * c.head_dim) as f64;
+        let position = pages.bytes() as f64 / (pages.total_pages() * PAGE) as f64;
+        let kept = (batch * (depth + n / 2)) as f64 * position;
         let rounds = self.args.rounds as f64;
         let mut profile: Vec<super::Operation> = (entries.into_iter())
             .map(|(operation, e)| super::operation(operation, &e, rounds, total, (1.0, 1.0)))

@@ -8,8 +8,10 @@
 //! ```
 //!
 //! each a fused multiply-add. Groups of strips are made ready in the nearest cache ([`ready`]) and
-//! all rows pass by: the same for one row, where memory sets the pace, and for many.
+//! all rows pass by; for few rows, where memory sets the pace, groups stay in registers ([`few`]). The bits are the same.
 #![allow(unsafe_code)]
+
+mod few;
 
 use std::cell::Cell;
 
@@ -101,7 +103,7 @@ unsafe fn quantise_row<S: Bytes>(x: &[f32], codes: &mut [u8], numbers: &mut [f32
 /// `[rows, n]`.
 ///
 /// # Panics
-/// If lengths don't agree.
+/// If lengths don't agree, or `w` is not quantised.
 pub fn product(
     cpu: &Cpu,
     rows: usize,
@@ -113,9 +115,12 @@ pub fn product(
 ) {
     let (n, k) = (w.rows(), w.cols());
     assert!(codes.len() == rows * k && numbers.len() == rows * k / GROUP * NUMBERS);
-    assert_eq!(c.len(), rows * n);
+    assert!(c.len() == rows * n && w.rounds(), "{rows} rows by {w:?}");
     if c.is_empty() {
         return;
+    }
+    if rows <= few::ROWS {
+        return few::product(cpu, codes, numbers, w, c, more);
     }
     let pairs = n.div_ceil(STRIPS * LANES);
     // By rows first: what a thread wrote of them is in its cache. Then by columns.
@@ -173,12 +178,12 @@ unsafe fn multiply_area<S: Bytes>(area: &Area<'_>) {
     }
     // SAFETY: there is room for a block of each strip; the rest is the caller's promise.
     unsafe {
-        let parts = [room(scratch.as_mut_ptr(), 0), room(scratch.as_mut_ptr(), 1)];
+        let mut parts = [room(scratch.as_mut_ptr(), 0), room(scratch.as_mut_ptr(), 1)];
         match (area.w.scales(), area.w.has_least()) {
-            (1, false) => multiply_strips::<S, 1, false>(area, &parts),
-            (1, true) => multiply_strips::<S, 1, true>(area, &parts),
-            (_, false) => multiply_strips::<S, 2, false>(area, &parts),
-            (_, true) => multiply_strips::<S, 2, true>(area, &parts),
+            (1, false) => multiply_strips::<S, 1, false>(area, &mut parts),
+            (1, true) => multiply_strips::<S, 1, true>(area, &mut parts),
+            (_, false) => multiply_strips::<S, 2, false>(area, &mut parts),
+            (_, true) => multiply_strips::<S, 2, true>(area, &mut parts),
         }
     }
     READY.set(scratch);
@@ -195,7 +200,7 @@ fn room(scratch: *mut f32, i: usize) -> Ready {
 #[inline(always)]
 unsafe fn multiply_strips<S: Bytes, const N: usize, const LEAST: bool>(
     area: &Area<'_>,
-    parts: &[Ready; STRIPS],
+    parts: &mut [Ready; STRIPS],
 ) {
     let w = area.w;
     let (most_rows, strips) = S::BYTE_TILE;
@@ -210,13 +215,11 @@ unsafe fn multiply_strips<S: Bytes, const N: usize, const LEAST: bool>(
         for b in 0..blocks {
             let first = b * cells / blocks * cell;
             let block = (b + 1) * cells / blocks * cell - first;
-            for (i, part) in parts.iter().enumerate().take(columns.div_ceil(LANES)) {
-                let strip = w.cells(column / LANES + i);
-                for g in (0..block).step_by(cell) {
-                    let at = (first + g) / cell * cell_bytes;
-                    // SAFETY: a whole cell, and room for its groups.
-                    unsafe { ready::<S>(w.kind(), strip[at..at + cell_bytes].as_ptr(), g, part) };
-                }
+            for (i, part) in parts.iter_mut().enumerate().take(columns.div_ceil(LANES)) {
+                let (start, end) = (first / cell * cell_bytes, (first + block) / cell * cell_bytes);
+                let cells = w.cells(column / LANES + i)[start..end].as_ptr();
+                // SAFETY: whole cells, and room for their groups.
+                unsafe { ready::<S, Ready>(w.kind(), cells, block / cell, part) };
             }
             // What comes next is asked for while few rows pass by; many take longer than reading it.
             let (next_column, next_first) =

@@ -6,11 +6,47 @@ use crate::blocks::{BlockType, IQ4};
 use crate::bytes::{BYTES, Bytes};
 use crate::simd::LANES;
 
-use super::STEPS;
+use super::{GROUP, STEPS};
 use BlockType::*;
 
-/// Groups of a strip made ready for products: signed codes, `[groups][8][64 bytes]`, and for each
-/// scale of a group 16 scales, 16 least values, and what int8 products start from.
+/// Where groups go: signed codes of 32 columns by 16 rows, a scale for all or for each half, and as
+/// many least values, or none.
+pub(crate) trait Sink<S: Bytes> {
+    /// Whether it is fast enough to be worth the longer code of groups that are written out.
+    const WRITTEN_OUT: bool = false;
+
+    /// Takes group `g`.
+    ///
+    /// # Safety
+    /// It has a place for it; as for [`Bytes`].
+    unsafe fn put<const N: usize>(
+        &mut self,
+        g: usize,
+        codes: [S::B; STEPS],
+        scales: [S::F; N],
+        leasts: Option<[S::F; N]>,
+    );
+}
+
+/// What a dot product starts from, so that [`Bytes::BIAS`] drops out.
+#[inline(always)]
+pub(crate) unsafe fn start<S: Bytes>(codes: &[S::B]) -> S::B {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (zero, bias) = (S::splat_byte(0), S::splat_byte(S::BIAS));
+        if S::BIAS == 0 {
+            return zero;
+        }
+        let mut sum = zero;
+        for codes in codes {
+            sum = S::dot(sum, bias, *codes);
+        }
+        S::sub_words(zero, sum)
+    }
+}
+
+/// Groups of a strip made ready for products with many rows: codes, `[groups][8][64 bytes]`, and
+/// for each scale of a group 16 scales, 16 least values, and [`start`].
 pub(crate) struct Ready {
     pub(crate) codes: *mut u8,
     pub(crate) scales: *mut f32,
@@ -18,14 +54,10 @@ pub(crate) struct Ready {
     pub(crate) starts: *mut u8,
 }
 
-impl Ready {
-    /// Puts group `g`: with one scale or two, and as many least values, or none.
-    ///
-    /// # Safety
-    /// There is room; as for [`Bytes`].
+impl<S: Bytes> Sink<S> for Ready {
     #[inline(always)]
-    unsafe fn put<S: Bytes, const N: usize>(
-        &self,
+    unsafe fn put<const N: usize>(
+        &mut self,
         g: usize,
         codes: [S::B; STEPS],
         scales: [S::F; N],
@@ -43,13 +75,9 @@ impl Ready {
                 S::store(self.leasts.add((g * N + i) * LANES), least);
             }
             if S::BIAS != 0 {
-                let (zero, bias) = (S::splat_byte(0), S::splat_byte(S::BIAS));
                 for i in 0..N {
-                    let mut sum = zero;
-                    for codes in &codes[i * STEPS / N..(i + 1) * STEPS / N] {
-                        sum = S::dot(sum, bias, *codes);
-                    }
-                    S::store_bytes(self.starts.add((g * N + i) * BYTES), S::sub_words(zero, sum));
+                    let half = &codes[i * STEPS / N..(i + 1) * STEPS / N];
+                    S::store_bytes(self.starts.add((g * N + i) * BYTES), start::<S>(half));
                 }
             }
         }
@@ -87,30 +115,63 @@ pub(crate) unsafe fn load_half<S: Bytes>(f16: bool, from: *const u16) -> S::F {
     unsafe { if f16 { S::load_f16(from) } else { S::load_bf16(from) } }
 }
 
-/// Makes one cell ready; its groups begin with `g`.
+/// Takes `count` cells to where groups go, from group 0 on.
 ///
 /// # Safety
-/// `cell` is a whole cell of this type, and `to` has room; as for [`Bytes`].
+/// The cells are whole and of this type, and `to` has room; as for [`Bytes`].
 #[inline(always)]
-pub(crate) unsafe fn ready<S: Bytes>(kind: BlockType, cell: *const u8, g: usize, to: &Ready) {
+pub(crate) unsafe fn ready<S: Bytes, K: Sink<S>>(
+    kind: BlockType,
+    cells: *const u8,
+    count: usize,
+    to: &mut K,
+) {
+    let (bytes, groups) = (kind.bytes() * LANES, kind.elements() / GROUP);
+    macro_rules! each {
+        ($cell:ident) => {
+            for i in 0..count {
+                $cell::<S, K>(cells.add(i * bytes), i * groups, to);
+            }
+        };
+    }
     // SAFETY: the caller's promise, in all of these.
     unsafe {
         match kind {
-            Q4_0 => q4_0::<S>(cell, g, to),
-            Q4_1 => q4_1::<S>(cell, g, to),
-            Q5_0 => q5_0::<S>(cell, g, to),
-            Q5_1 => q5_1::<S>(cell, g, to),
-            Q8_0 => q8_0::<S>(cell, g, to),
-            Q2_K => q2_k::<S>(cell, g, to),
-            Q3_K => q3_k::<S>(cell, g, to),
-            Q4_K => q4_k::<S>(cell, g, to),
-            Q5_K => q5_k::<S>(cell, g, to),
-            Q6_K => q6_k::<S>(cell, g, to),
-            IQ4_NL => iq4_nl::<S>(cell, g, to),
-            IQ4_XS => iq4_xs::<S>(cell, g, to),
+            Q4_0 => each!(q4_0),
+            Q4_1 => each!(q4_1),
+            Q5_0 => each!(q5_0),
+            Q5_1 => each!(q5_1),
+            Q8_0 => each!(q8_0),
+            Q2_K => each!(q2_k),
+            Q3_K => each!(q3_k),
+            Q4_K => each!(q4_k),
+            Q5_K => each!(q5_k),
+            Q6_K => each!(q6_k),
+            IQ4_NL => each!(iq4_nl),
+            IQ4_XS => each!(iq4_xs),
             F32 | F16 | BF16 => {} // no codes
         }
     }
+}
+
+/// What is done with each of the eight groups of a cell; if the sink wants it, written out, so that
+/// shifts are constants.
+macro_rules! eight {
+    ($q:ident => $body:block) => {
+        if const { K::WRITTEN_OUT } {
+            eight!($q => $body: 0 1 2 3 4 5 6 7);
+        } else {
+            for $q in 0..8 {
+                $body
+            }
+        }
+    };
+    ($q:ident => $body:block: $($n:literal)*) => {
+        $({
+            let $q: usize = $n;
+            $body
+        })*
+    };
 }
 
 /// The `i`th row of 16 halves.
@@ -162,47 +223,47 @@ unsafe fn fifths<S: Bytes>(mut codes: [S::B; STEPS], high: S::B) -> [S::B; STEPS
 }
 
 #[inline(always)]
-unsafe fn q4_0<S: Bytes>(cell: *const u8, g: usize, to: &Ready) {
+unsafe fn q4_0<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     // SAFETY: see above.
-    unsafe { to.put::<S, 1>(g, less::<S>(nibbles::<S>(cell, 1, 0), 8), [half::<S>(cell, 0)], None) }
+    unsafe { to.put::<1>(g, less::<S>(nibbles::<S>(cell, 1, 0), 8), [half::<S>(cell, 0)], None) }
 }
 
 #[inline(always)]
-unsafe fn q4_1<S: Bytes>(cell: *const u8, g: usize, to: &Ready) {
+unsafe fn q4_1<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     // SAFETY: see above.
     unsafe {
         let least = Some([half::<S>(cell, 1)]);
-        to.put::<S, 1>(g, nibbles::<S>(cell, 2, 0), [half::<S>(cell, 0)], least)
+        to.put::<1>(g, nibbles::<S>(cell, 2, 0), [half::<S>(cell, 0)], least)
     }
 }
 
 #[inline(always)]
-unsafe fn q5_0<S: Bytes>(cell: *const u8, g: usize, to: &Ready) {
+unsafe fn q5_0<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     // SAFETY: see above.
     unsafe {
         let codes = fifths::<S>(nibbles::<S>(cell, 1, 1), word::<S>(cell, 1, 0));
-        to.put::<S, 1>(g, less::<S>(codes, 16), [half::<S>(cell, 0)], None)
+        to.put::<1>(g, less::<S>(codes, 16), [half::<S>(cell, 0)], None)
     }
 }
 
 #[inline(always)]
-unsafe fn q5_1<S: Bytes>(cell: *const u8, g: usize, to: &Ready) {
+unsafe fn q5_1<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     // SAFETY: see above.
     unsafe {
         let codes = fifths::<S>(nibbles::<S>(cell, 2, 1), word::<S>(cell, 2, 0));
-        to.put::<S, 1>(g, codes, [half::<S>(cell, 0)], Some([half::<S>(cell, 1)]))
+        to.put::<1>(g, codes, [half::<S>(cell, 0)], Some([half::<S>(cell, 1)]))
     }
 }
 
 #[inline(always)]
-unsafe fn q8_0<S: Bytes>(cell: *const u8, g: usize, to: &Ready) {
+unsafe fn q8_0<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     // SAFETY: see above.
     unsafe {
         let mut codes = [S::splat_byte(0); STEPS];
         for (s, code) in codes.iter_mut().enumerate() {
             *code = word::<S>(cell, 1, s);
         }
-        to.put::<S, 1>(g, codes, [half::<S>(cell, 0)], None)
+        to.put::<1>(g, codes, [half::<S>(cell, 0)], None)
     }
 }
 
@@ -219,15 +280,15 @@ unsafe fn steps_of_iq4<S: Bytes>(cell: *const u8, halves: usize, first: usize) -
 }
 
 #[inline(always)]
-unsafe fn iq4_nl<S: Bytes>(cell: *const u8, g: usize, to: &Ready) {
+unsafe fn iq4_nl<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     // SAFETY: see above.
-    unsafe { to.put::<S, 1>(g, steps_of_iq4::<S>(cell, 1, 0), [half::<S>(cell, 0)], None) }
+    unsafe { to.put::<1>(g, steps_of_iq4::<S>(cell, 1, 0), [half::<S>(cell, 0)], None) }
 }
 
 /// Scales `d (low + 16 high - 32)`: low halves of a byte in the first word, two high bits in the
 /// second row of halves.
 #[inline(always)]
-unsafe fn iq4_xs<S: Bytes>(cell: *const u8, g: usize, to: &Ready) {
+unsafe fn iq4_xs<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     // SAFETY: see above; 16 halves are 8 vectors' worth of words.
     unsafe {
         let (d, low) = (half::<S>(cell, 0), word::<S>(cell, 2, 0));
@@ -236,14 +297,14 @@ unsafe fn iq4_xs<S: Bytes>(cell: *const u8, g: usize, to: &Ready) {
             *high = u32::from(cell.add(2 * LANES).cast::<u16>().add(lane).read_unaligned());
         }
         let high = S::load_bytes(high.as_ptr().cast());
-        for s in 0..8 {
-            let low = S::word_bits(low, 4 * s, 15);
-            let high = S::word_bits(high, 2 * s, 3);
+        eight!(s => {
+            let low = S::word_bits(low, 4 * s as i32, 15);
+            let high = S::word_bits(high, 2 * s as i32, 3);
             let scale = S::words_to_f32(S::or(low, S::lift(high, 4)));
             let scale = S::mul(d, S::sub(scale, S::splat(32.0)));
-            let codes = steps_of_iq4::<S>(cell, 2, 1 + 4 * s as usize);
-            to.put::<S, 1>(g + s as usize, codes, [scale], None);
-        }
+            let codes = steps_of_iq4::<S>(cell, 2, 1 + 4 * s);
+            to.put::<1>(g + s, codes, [scale], None);
+        });
     }
 }
 
@@ -263,11 +324,11 @@ unsafe fn pairs<S: Bytes>(cell: *const u8, halves: usize, first: usize, q: usize
 
 /// Scales and least values of four bits each, a byte for 16 elements.
 #[inline(always)]
-unsafe fn q2_k<S: Bytes>(cell: *const u8, g: usize, to: &Ready) {
+unsafe fn q2_k<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     // SAFETY: see above.
     unsafe {
         let (d, least) = (half::<S>(cell, 0), S::sub(S::splat(0.0), half::<S>(cell, 1)));
-        for q in 0..8 {
+        eight!(q => {
             let (mut scales, mut leasts) = ([d; 2], [least; 2]);
             for i in 0..2 {
                 let v = word::<S>(cell, 2, (2 * q + i) / 4);
@@ -275,18 +336,18 @@ unsafe fn q2_k<S: Bytes>(cell: *const u8, g: usize, to: &Ready) {
                 scales[i] = S::mul(d, S::words_to_f32(S::word_bits(v, shift, 15)));
                 leasts[i] = S::mul(least, S::words_to_f32(S::word_bits(v, shift + 4, 15)));
             }
-            to.put::<S, 2>(g + q, pairs::<S>(cell, 2, 4, q), scales, Some(leasts));
-        }
+            to.put::<2>(g + q, pairs::<S>(cell, 2, 4, q), scales, Some(leasts));
+        });
     }
 }
 
 /// Scales of six bits: low halves in the first eight of 12 bytes, high bits in the last four.
 #[inline(always)]
-unsafe fn q3_k<S: Bytes>(cell: *const u8, g: usize, to: &Ready) {
+unsafe fn q3_k<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     // SAFETY: see above.
     unsafe {
         let d = half::<S>(cell, 0);
-        for q in 0..8 {
+        eight!(q => {
             let mut scales = [d; 2];
             for (i, scale) in scales.iter_mut().enumerate() {
                 let s = 2 * q + i;
@@ -302,8 +363,8 @@ unsafe fn q3_k<S: Bytes>(cell: *const u8, g: usize, to: &Ready) {
                 let high = S::bits(word::<S>(cell, 1, s), q as i32, 1);
                 *code = S::or(*code, S::lift(high, 2));
             }
-            to.put::<S, 2>(g + q, less::<S>(codes, 4), scales, None);
-        }
+            to.put::<2>(g + q, less::<S>(codes, 4), scales, None);
+        });
     }
 }
 
@@ -342,41 +403,41 @@ unsafe fn fours<S: Bytes>(cell: *const u8, first: usize, q: usize) -> [S::B; STE
 }
 
 #[inline(always)]
-unsafe fn q4_k<S: Bytes>(cell: *const u8, g: usize, to: &Ready) {
+unsafe fn q4_k<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     // SAFETY: see above.
     unsafe {
-        for q in 0..8 {
+        eight!(q => {
             let (scale, least) = scale_and_least::<S>(cell, q);
-            to.put::<S, 1>(g + q, fours::<S>(cell, 3, q), [scale], Some([least]));
-        }
+            to.put::<1>(g + q, fours::<S>(cell, 3, q), [scale], Some([least]));
+        });
     }
 }
 
 /// As [`q4_k`], with a fifth bit: that of group `q` is bit `q` of eight vectors.
 #[inline(always)]
-unsafe fn q5_k<S: Bytes>(cell: *const u8, g: usize, to: &Ready) {
+unsafe fn q5_k<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     // SAFETY: see above.
     unsafe {
-        for q in 0..8 {
+        eight!(q => {
             let (scale, least) = scale_and_least::<S>(cell, q);
             let mut codes = fours::<S>(cell, 11, q);
             for (s, code) in codes.iter_mut().enumerate() {
                 let high = S::bits(word::<S>(cell, 2, 3 + s), q as i32, 1);
                 *code = S::or(*code, S::lift(high, 4));
             }
-            to.put::<S, 1>(g + q, codes, [scale], Some([least]));
-        }
+            to.put::<1>(g + q, codes, [scale], Some([least]));
+        });
     }
 }
 
 /// Halves of 128 elements: four bits in 16 vectors, of which low halves are the first 64 elements,
 /// and two bits in eight. A byte is a scale of 16 elements.
 #[inline(always)]
-unsafe fn q6_k<S: Bytes>(cell: *const u8, g: usize, to: &Ready) {
+unsafe fn q6_k<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     // SAFETY: see above.
     unsafe {
         let d = half::<S>(cell, 0);
-        for q in 0..8 {
+        eight!(q => {
             let (of_two, within) = (q / 4, q % 4);
             let mut scales = [d; 2];
             for (i, scale) in scales.iter_mut().enumerate() {
@@ -390,7 +451,7 @@ unsafe fn q6_k<S: Bytes>(cell: *const u8, g: usize, to: &Ready) {
                 let low = S::bits(low, (within / 2 * 4) as i32, 15);
                 *code = S::or(low, S::lift(S::bits(high, (within * 2) as i32, 3), 4));
             }
-            to.put::<S, 2>(g + q, less::<S>(codes, 32), scales, None);
-        }
+            to.put::<2>(g + q, less::<S>(codes, 32), scales, None);
+        });
     }
 }

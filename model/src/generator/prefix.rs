@@ -102,6 +102,8 @@ pub(super) fn release(pages: &mut KvPages, kv: &KvSequence) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use compute::kv::KvType;
+
     use super::*;
 
     fn sequence(seed: u32, len: usize) -> Vec<u32> {
@@ -110,7 +112,7 @@ mod tests {
 
     #[test]
     fn beginnings_are_shared_and_pages_come_back() {
-        let mut pages = KvPages::new(1, 1, 1, 8).unwrap();
+        let mut pages = KvPages::new(KvType::F32, 1, 1, 1, 8).unwrap();
         let mut prefixes = Prefixes::default();
         let first = sequence(1, 150);
         let mut kv = prefixes.open(&mut pages, &first, 200).unwrap();
@@ -142,7 +144,7 @@ mod tests {
 
     #[test]
     fn room_for_one_is_enough() {
-        let mut pages = KvPages::new(1, 1, 1, 2).unwrap();
+        let mut pages = KvPages::new(KvType::F32, 1, 1, 1, 2).unwrap();
         let mut prefixes = Prefixes::default();
         for round in 0..4 {
             let prompt = sequence(1 + round / 2, 100);
@@ -157,7 +159,7 @@ mod tests {
 
     #[test]
     fn what_is_continued_is_remembered_once() {
-        let mut pages = KvPages::new(1, 1, 1, 8).unwrap();
+        let mut pages = KvPages::new(KvType::F32, 1, 1, 1, 8).unwrap();
         let mut prefixes = Prefixes::default();
         for len in [20, 40, 60] {
             let mut kv = prefixes.open(&mut pages, &sequence(1, len), len).unwrap();

@@ -158,7 +158,7 @@ struct Lines {
     sum: *mut f32,
     /// Weights of a tile, `[rows, 64]`.
     p: *mut f32,
-    /// A block of this batch's keys, `[hd, 64]`, and values, `[64, hdp]`.
+    /// A block of keys, `[hd, 64]`, and of values, `[64, hdp]`.
     k: *mut f32,
     v: *mut f32,
 }
@@ -168,7 +168,7 @@ impl Task<'_> {
         let s = self.shape;
         let hdp = padded(s.head_dim);
         let lines = s.group() * (self.to - self.from);
-        let block = if let Keys::Rows { .. } = self.keys { BLOCK * hdp } else { 0 };
+        let block = BLOCK * hdp;
         let lens = [lines * hdp, lines * hdp, lines, lines * LANES, 8 * BLOCK, block, block];
         with_scratch(lens, |[q, acc, max, sum, p, k, v]| {
             let lines = Lines { q, acc, max, sum, p, k, v };
@@ -176,7 +176,7 @@ impl Task<'_> {
         });
     }
 
-    /// Keys and values of block `b`; of this batch: packed into `lines`.
+    /// Keys and values of block `b`; packed or widened into `lines`, if need be.
     #[inline(always)]
     unsafe fn block<S: Transpose>(&self, b: usize, lines: &Lines) -> (*const f32, *const f32) {
         let hd = self.shape.head_dim;
@@ -194,8 +194,14 @@ impl Task<'_> {
                 (lines.k, lines.v)
             }
             Keys::Pages { pages, layer, ids } => {
-                let (k, v) = pages.block(layer, ids[b], self.kv_head);
-                (k.as_ptr(), v.as_ptr())
+                let next = (b < (self.to - 1) / BLOCK).then(|| ids[b + 1]);
+                let block = pages.block(layer, ids[b], self.kv_head, next);
+                if let Some(plain) = block.plain() {
+                    return plain;
+                }
+                // SAFETY: the scratch holds a block of each.
+                unsafe { block.widen::<S>(lines.k, lines.v) };
+                (lines.k, lines.v)
             }
         }
     }

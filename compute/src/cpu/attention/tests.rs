@@ -3,7 +3,7 @@
 use super::*;
 use crate::cpu::Cpu;
 use crate::cpu::tests::{everywhere, noise};
-use crate::kv::{KvPages, KvSequence};
+use crate::kv::{KvPages, KvSequence, KvType};
 use crate::{Isa, Pool};
 
 fn shape(heads: usize, kv_heads: usize, head_dim: usize, window: Option<usize>) -> AttentionShape {
@@ -185,10 +185,10 @@ fn backward_is_the_slope_of_forward() {
 }
 
 /// A cache with the keys and values of every span, appended in pieces, its pages out of order.
-fn filled(c: &Case, layer: usize) -> (KvPages, Vec<KvSequence>) {
+fn filled(c: &Case, layer: usize, kind: KvType) -> (KvPages, Vec<KvSequence>) {
     let kw = c.s.widths().1;
     let count = c.spans.iter().map(|s| s.len.div_ceil(BLOCK)).sum();
-    let mut pages = KvPages::new(2, c.s.kv_heads, c.s.head_dim, count).expect("small");
+    let mut pages = KvPages::new(kind, 2, c.s.kv_heads, c.s.head_dim, count).expect("small");
     let mut sequences = vec![KvSequence::default(); c.spans.len()];
     let longest = c.spans.iter().map(|s| s.len).max().unwrap_or(0);
     for position in (0..longest).step_by(BLOCK) {
@@ -251,12 +251,47 @@ fn same_bits(a: &[f32], b: &[f32]) {
 #[test]
 fn tokens_one_by_one_in_pieces_and_at_once_are_the_same_bits() {
     for c in cases() {
-        let (pages, sequences) = filled(&c, 1);
+        let (pages, sequences) = filled(&c, 1, KvType::F32);
         let whole = c.forward(&Cpu { pool: Pool::new(1), isa: Isa::Portable }).0;
         for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
             for (threads, step) in [(1, 1), (3, 1), (2, 7), (1, 64), (2, 100), (2, 1000)] {
                 let cpu = Cpu { pool: Pool::new(threads), isa };
                 same_bits(&in_steps(&c, &cpu, &pages, &sequences, step), &whole);
+            }
+        }
+    }
+}
+
+/// `x`, rounded as a cache of that type does it: rows of heads.
+fn rounded(x: &[f32], head_dim: usize, kind: KvType) -> Vec<f32> {
+    let eighths = |head: &[f32]| {
+        let groups = head.chunks(32).flat_map(|group| {
+            let largest = group.iter().fold(0f32, |most, x| most.max(x.abs()));
+            group.iter().map(move |x| (x * (127.0 / largest)).round_ties_even() * (largest / 127.0))
+        });
+        groups.collect::<Vec<f32>>()
+    };
+    match kind {
+        KvType::F32 => x.to_vec(),
+        KvType::F16 => x.iter().map(|x| half::f16::from_f32(*x).to_f32()).collect(),
+        KvType::Bf16 => x.iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect(),
+        KvType::Q8 => x.chunks(head_dim).flat_map(eighths).collect(),
+    }
+}
+
+#[test]
+fn a_cache_of_fewer_bits_is_attention_over_rounded_keys() {
+    for c in cases() {
+        for kind in [KvType::F16, KvType::Bf16, KvType::Q8] {
+            let (pages, sequences) = filled(&c, 1, kind);
+            let (k, v) = (rounded(&c.k, c.s.head_dim, kind), rounded(&c.v, c.s.head_dim, kind));
+            let whole = Case { k, v, q: c.q.clone(), spans: c.spans.clone(), dout: vec![], ..c };
+            let whole = whole.forward(&Cpu { pool: Pool::new(1), isa: Isa::Portable }).0;
+            for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
+                for (threads, step) in [(3, 1), (2, 100)] {
+                    let cpu = Cpu { pool: Pool::new(threads), isa };
+                    same_bits(&in_steps(&c, &cpu, &pages, &sequences, step), &whole);
+                }
             }
         }
     }
@@ -325,7 +360,7 @@ fn overlapping_spans_are_refused() {
 #[should_panic(expected = "a page is missing")]
 fn missing_pages_are_refused() {
     let c = case(shape(1, 1, 16, None), &[70]);
-    let (pages, sequences) = filled(&c, 1);
+    let (pages, sequences) = filled(&c, 1, KvType::F32);
     let rows = Span { start: 0, len: 70 };
     let span = CachedSpan { rows, past: 0, pages: &sequences[0].pages[..1] };
     forward_cached(&Cpu::new(1), &c.s, 1, &pages, &[span], &c.q, &mut vec![0.0; c.q.len()]);

@@ -1,10 +1,11 @@
 //! Bringing a head's rows into the order that the kernels read.
 
 use super::BLOCK;
+use crate::bytes::Bytes;
 use crate::simd::{LANES, Portable, Simd, at};
 
 /// Transposing 16 vectors in registers.
-pub(super) trait Transpose: Simd {
+pub(super) trait Transpose: Bytes {
     /// Lane `i` of vector `j` becomes lane `j` of vector `i`.
     unsafe fn transpose16(x: [Self::F; LANES]) -> [Self::F; LANES];
 }

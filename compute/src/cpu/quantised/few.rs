@@ -1,0 +1,158 @@
+//! Few rows by quantised weights, where reading the weights sets the pace: a group goes from memory
+//! through registers into the sums, while what comes next is on its way.
+#![allow(unsafe_code)]
+
+use super::{GROUP, NUMBERS};
+use crate::bytes::{BYTES, Bytes};
+use crate::cpu::Cpu;
+use crate::cpu::rows::Parts;
+use crate::simd::{LANES, prefetch};
+use crate::strips::{STEPS, Sink, Strips, ready, start};
+
+/// Most rows.
+pub(super) const ROWS: usize = 4;
+/// Bytes between what is asked for and what is computed: some hundred nanoseconds' worth.
+const AHEAD: usize = 4096;
+/// Weights of a task at least.
+const TASK: usize = 1 << 16;
+
+/// As [`product`](super::product), whose lengths are checked.
+pub(super) fn product(
+    cpu: &Cpu,
+    codes: &[u8],
+    numbers: &[f32],
+    w: &Strips,
+    c: &mut [f32],
+    more: bool,
+) {
+    let (n, k) = (w.rows(), w.cols());
+    let strips = n.div_ceil(LANES);
+    let rows = c.len() / n.max(1);
+    let tasks = (n * k / TASK).clamp(1, cpu.pool.threads() * 4).min(strips);
+    let c = Parts::new(c);
+    cpu.pool.run(tasks, |task| {
+        // SAFETY: tasks write disjoint columns of c, inside of it.
+        let c = unsafe { c.part(0..0).as_mut_ptr() };
+        let strips = task * strips / tasks..(task + 1) * strips / tasks;
+        let area = Area { rows, codes, numbers, w, strips, c, more };
+        crate::dispatch!(cpu.isa, multiply_strips(area: &Area<'_> = &area));
+    });
+}
+
+/// What a task computes.
+struct Area<'a> {
+    rows: usize,
+    codes: &'a [u8],
+    numbers: &'a [f32],
+    w: &'a Strips,
+    strips: std::ops::Range<usize>,
+    c: *mut f32,
+    more: bool,
+}
+
+#[inline(always)]
+unsafe fn multiply_strips<S: Bytes>(area: &Area<'_>) {
+    for strip in area.strips.clone() {
+        let mut row = 0;
+        while row < area.rows {
+            // SAFETY: the caller's promise.
+            unsafe {
+                row += match area.rows - row {
+                    1 => multiply::<S, 1>(area, strip, row),
+                    2 | 3 => multiply::<S, 2>(area, strip, row),
+                    _ => multiply::<S, 4>(area, strip, row),
+                };
+            }
+        }
+    }
+}
+
+/// `R` rows by a strip; gives `R`.
+#[inline(always)]
+unsafe fn multiply<S: Bytes, const R: usize>(area: &Area<'_>, strip: usize, row: usize) -> usize {
+    let (w, n, k) = (area.w, area.w.rows(), area.w.cols());
+    let groups = k / GROUP;
+    let columns = (n - strip * LANES).min(LANES);
+    let c = area.c.wrapping_add(row * n + strip * LANES);
+    let (mut codes, mut numbers) = ([std::ptr::null(); R], [std::ptr::null(); R]);
+    for r in 0..R {
+        codes[r] = area.codes[(row + r) * k..].as_ptr();
+        numbers[r] = area.numbers[(row + r) * groups * NUMBERS..].as_ptr();
+    }
+    // SAFETY: the strip's cells are whole, rows have codes and numbers for each group, and the
+    // columns are inside of c.
+    unsafe {
+        let cells = w.cells(strip);
+        let mut sums = Sums::<S, R> {
+            codes,
+            numbers,
+            groups,
+            ahead: cells.as_ptr().wrapping_add(AHEAD),
+            group: cells.len() / groups,
+            sums: [S::splat(0.0); R],
+        };
+        if area.more {
+            for (r, sum) in sums.sums.iter_mut().enumerate() {
+                *sum = S::load_n(c.add(r * n), columns);
+            }
+        }
+        ready::<S, _>(w.kind(), cells.as_ptr(), k / w.cell(), &mut sums);
+        for (r, sum) in sums.sums.into_iter().enumerate() {
+            S::store_n(c.add(r * n), sum, columns);
+        }
+    }
+    R
+}
+
+/// Rows of activations, and their sums with 16 rows of weights.
+struct Sums<S: Bytes, const R: usize> {
+    codes: [*const u8; R],
+    numbers: [*const f32; R],
+    groups: usize,
+    /// What to ask for at the first group, and bytes of a group.
+    ahead: *const u8,
+    group: usize,
+    sums: [S::F; R],
+}
+
+impl<S: Bytes, const R: usize> Sink<S> for Sums<S, R> {
+    // Where products of bytes are one instruction, making codes sets the pace.
+    const WRITTEN_OUT: bool = S::BIAS != 0;
+
+    #[inline(always)]
+    unsafe fn put<const N: usize>(
+        &mut self,
+        g: usize,
+        codes: [S::B; STEPS],
+        scales: [S::F; N],
+        leasts: Option<[S::F; N]>,
+    ) {
+        for line in (0..self.group).step_by(BYTES) {
+            prefetch(self.ahead.wrapping_add(g * self.group + line).cast());
+        }
+        // SAFETY: the caller's promise.
+        unsafe {
+            for i in 0..N {
+                let part = &codes[i * STEPS / N..(i + 1) * STEPS / N];
+                let start = start::<S>(part);
+                for r in 0..R {
+                    let mut dot = start;
+                    for (s, code) in part.iter().enumerate() {
+                        let step = g * STEPS + i * STEPS / N + s;
+                        dot = S::dot(dot, S::splat_word(self.codes[r].add(step * 4)), *code);
+                    }
+                    let scale = S::mul(scales[i], S::splat(*self.numbers[r].add(g)));
+                    self.sums[r] = S::fma(S::words_to_f32(dot), scale, self.sums[r]);
+                    if let Some(leasts) = leasts {
+                        let at = match N {
+                            1 => self.groups + g,
+                            _ => 2 * self.groups + 2 * g + i,
+                        };
+                        let sum = S::splat(*self.numbers[r].add(at));
+                        self.sums[r] = S::fma(leasts[i], sum, self.sums[r]);
+                    }
+                }
+            }
+        }
+    }
+}
