@@ -2,12 +2,12 @@
 
     pip install llama-cpp-python && cargo build --release
     python bench/infer/bench.py MODEL.gguf... [--threads 2] [--rounds 5] [--prompt 512] [--generate 128]
-                                [--depth 0] [--batch 1,4,16]
+                                [--depth 0] [--batch 1,4,16] [--kv f16] [--draw OUT.svg]
 
 llama.cpp lives in processes of its own, with and without flash attention and repacking, with the model
 loaded once (llama.py); its best is what counts, and the table says which that was. Ours is `homegrown
 bench infer`, which loads the model anew each turn; loading is in neither's time. Pip builds llama.cpp
-for the machine it is built on.
+for the machine it is built on. --draw draws answers a second against the batch, and the machine's limit.
 """
 
 import argparse
@@ -27,6 +27,8 @@ parser.add_argument("--generate", type=int, default=128)
 parser.add_argument("--depth", type=int, default=0)
 parser.add_argument("--batch", default="1")
 parser.add_argument("--flags", default="flash+repack,repack,flash", help="of llama.cpp, to choose the best of")
+parser.add_argument("--kv", default="f16", choices=["f16", "q8"], help="what keys and values are stored as, on both sides")
+parser.add_argument("--draw")
 parser.add_argument("--binary", default=str(HERE / "../../target/release/homegrown"))
 args = parser.parse_args()
 batches = [int(b) for b in args.batch.split(",")]
@@ -44,7 +46,7 @@ class Peer:
     def __init__(self, model, flags):
         context = args.depth + max(args.prompt, args.generate) + 64
         command = [sys.executable, str(HERE / "llama.py"), model, str(args.threads), str(context)]
-        command += [str(max(batches)), str(int("flash" in flags)), str(int("repack" in flags))]
+        command += [str(max(batches)), str(int("flash" in flags)), str(int("repack" in flags)), args.kv]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
         self.load = json.loads(self.process.stdout.readline())["load_seconds"]
@@ -65,7 +67,7 @@ class Peer:
 class Ours:
     def __init__(self, model):
         self.command = [args.binary, "bench", "infer", model, "--json", "--rounds", "1"]
-        self.command += ["--threads", str(args.threads), "--prompt", str(args.prompt)]
+        self.command += ["--kv", args.kv, "--threads", str(args.threads), "--prompt", str(args.prompt)]
         self.command += ["--generate", str(args.generate), "--depth", str(args.depth), "--batch", args.batch]
         self.speeds, self.shares = {name(t): [] for t in tests}, {name(t): [] for t in tests}
         self.limits = []
@@ -79,7 +81,7 @@ class Ours:
         self.limits += answer["limits"]
 
 
-limits = []
+limits, points = [], []
 print("| model | test | homegrown, tokens/s | of the limit | llama.cpp | its flags | times as fast |")
 print("|---|---|--:|--:|--:|---|--:|")
 lines = []
@@ -95,6 +97,7 @@ for model in args.models:
         best = max(peers, key=lambda f: statistics.median(peers[f].speeds[test]))
         theirs = statistics.median(peers[best].speeds[test])
         share = statistics.median(ours.shares[test])
+        points.append((label, test, mine, mine / share, theirs))
         print(f"| {label} | {test} | {mine:.1f} | {share * 100:.0f} % | {theirs:.1f} | {best} | {mine / theirs:.2f} |", flush=True)
     peer = min(peers.values(), key=lambda p: p.memory)
     lines.append(
@@ -110,3 +113,22 @@ print(
     f"\n{args.threads} threads: {most['byte_ops_per_s']:.0f} GOP/s of bytes, {most['f32_flops_per_s']:.0f} GFLOP/s "
     f"in f32, {most['bytes_per_s']:.1f} GB/s."
 )
+
+if args.draw:
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    labels = list(dict.fromkeys(label for label, *_ in points))
+    figure, axes = plt.subplots(1, len(labels), figsize=(4.5 * len(labels), 4), layout="constrained", squeeze=False)
+    for label, axis in zip(labels, axes[0]):
+        lines = [p[2:] for p in points if p[0] == label and p[1].startswith("tg")]
+        for line, what, style in zip(zip(*lines), ["homegrown", "the machine's limit", "llama.cpp"], ["o-", "k:", "s--"]):
+            axis.plot(batches, line, style, label=what)
+        axis.set(xscale="log", yscale="log", title=label, xlabel="sequences at once", ylabel="tokens/s")
+        axis.set_xticks(batches, batches)
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.savefig(args.draw, metadata={"Date": None})

@@ -1,7 +1,7 @@
 """llama.cpp's side of bench.py: reads a test a line (JSON), answers with the tokens a second of each run.
 
 A test is {"prompt": 512, "generate": 0, "depth": 0, "batch": 1, "runs": 1}. The model is loaded once, with
-the threads and flags of the command line: llama.py MODEL THREADS CONTEXT SEQUENCES FLASH(0|1) REPACK(0|1)."""
+the threads and flags of the command line: llama.py MODEL THREADS CONTEXT SEQUENCES FLASH(0|1) REPACK(0|1) KV(f16|q8)."""
 
 import ctypes
 import json
@@ -24,6 +24,8 @@ cp.n_ctx, cp.n_batch, cp.n_ubatch, cp.n_seq_max = context * sequences, 2048, 512
 cp.n_threads = cp.n_threads_batch = threads
 cp.flash_attn_type = 1 if flash else 0
 cp.kv_unified = True
+if sys.argv[7] == "q8":
+    cp.type_k = cp.type_v = L.GGML_TYPE_Q8_0
 ctx = L.llama_init_from_model(model, cp)
 vocab = L.llama_model_get_vocab(model)
 n_vocab = L.llama_vocab_n_tokens(vocab)

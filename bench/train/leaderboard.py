@@ -3,7 +3,7 @@
     cargo build --release
     python bench/train/leaderboard.py tinyshakespeare.txt [--target 2.36] [--seeds 1,2,3] [--only NAME;...]
 
-A line is `homegrown grow --docs TEXT --until pretrain --set …` with 1,000,000 tokens; time is that of training
+A line is `homegrown grow --docs TEXT --until pretrain --set …` with 600,000 tokens; time is that of training
 alone, on all cores, without measuring. The median of the seeds counts.
 """
 
@@ -15,7 +15,8 @@ import tempfile
 from pathlib import Path
 
 BINARY = Path(__file__).parent / "../../target/release/homegrown"
-BASE = ["pretrain.tokens=1000000", "pretrain.validate_tokens=50000", "pretrain.sample_tokens=1000000"]
+BASE = ["pretrain.tokens=600000", "pretrain.validate_tokens=50000", "pretrain.sample_tokens=1000000"]
+STEPS_2000 = ["pretrain.tokens=1024000", "pretrain.batch_tokens=512", "pretrain.micro_tokens=512"]
 VARIANTS = {
     "default": [],
     "AdamW alone": ["pretrain.optimizer.muon=false"],
@@ -27,8 +28,8 @@ VARIANTS = {
     "4 layers": ["model.layers=4"],
     "8 layers of 112": ["model.layers=8", "model.dim=112"],
     "cosine": ['pretrain.schedule.kind="cosine"'],
-    "2,000 steps of 512, f32": ["pretrain.batch_tokens=512", "pretrain.micro_tokens=512", 'pretrain.dtype="f32"'],
-    "2,000 steps of 512, bf16": ["pretrain.batch_tokens=512", "pretrain.micro_tokens=512", 'pretrain.dtype="bf16"'],
+    "2,000 steps of 512, f32": STEPS_2000 + ['pretrain.dtype="f32"'],
+    "2,000 steps of 512, bf16": STEPS_2000 + ['pretrain.dtype="bf16"'],
 }
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
 parser.add_argument("text")

@@ -13,19 +13,18 @@ use crate::failure::Failure;
 pub struct ModelArgs {
     /// A run or model directory, a GGUF file, or hf:ORG/NAME[:FILE].
     pub model: PathBuf,
-    /// Widen all weights to f32: exact products with quantised ones, slower, 8 bytes a parameter.
+    /// Compute products with quantised weights in f32: exact, slower.
     #[arg(long)]
-    pub widen: bool,
+    pub exact: bool,
 }
 
 impl ModelArgs {
-    /// The model; quantised weights are laid out by the threads of `cpu`.
+    /// The model, its weights of fewer than 32 bits as they are, laid out by the threads of `cpu`.
     ///
     /// # Errors
     /// A model that can't be had, or read.
     pub fn load(&self, cpu: &Cpu) -> Result<Loaded, Failure> {
-        let keep = (!self.widen).then_some(cpu);
-        Ok(directory::load_keeping(&local(&self.model)?, keep)?)
+        Ok(directory::load_keeping(&local(&self.model)?, Some(cpu))?)
     }
 }
 

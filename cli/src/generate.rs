@@ -2,12 +2,17 @@
 
 use std::io::Write;
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
+use compute::Cpu;
 use compute::kv::KvType;
+use model::Loaded;
 use model::generator::{GenerateError, Options, Reason};
 use model::message::Message;
 use model::sampler::{Sampling, SamplingError};
+use model::transformer::Transformer;
 use serde_json::{Value, json};
 use tools::assistant::{Assistant, AssistantError, Settings};
 
@@ -43,6 +48,9 @@ pub struct SamplingArgs {
     /// Most tokens that are guessed ahead from the text so far; 0 for none. Answers don't change.
     #[arg(long, default_value_t = 8, value_name = "N")]
     lookup: usize,
+    /// A smaller model with the same tokens that guesses ahead. Answers don't change.
+    #[arg(long, value_name = "MODEL")]
+    draft: Option<PathBuf>,
     /// What keys and values are stored as: f32, f16, bf16, q8 [default: f16, or f32 if weights are].
     #[arg(long, value_name = "TYPE")]
     kv: Option<KvType>,
@@ -100,8 +108,23 @@ pub fn start(
     loaded.transformer.limit_context(sampling.context);
     let options = Options::new(loaded.transformer.config(), sequences);
     let kv = sampling.kv.unwrap_or_else(|| loaded.transformer.kv_type());
-    let options = Options { lookup: sampling.lookup, kv, ..options };
+    let draft = sampling.draft.as_deref().map(|path| draft(path, &loaded, &cpu)).transpose()?;
+    let options = Options { lookup: sampling.lookup, exact: model.exact, kv, draft, ..options };
     Assistant::start(loaded, cpu, options).map_err(failure)
+}
+
+/// A model that guesses for `model`, which has to have the same tokens.
+fn draft(path: &Path, model: &Loaded, cpu: &Cpu) -> Result<Arc<Transformer>, Failure> {
+    let draft = ModelArgs { model: path.to_path_buf(), exact: false }.load(cpu)?;
+    let sizes = [&draft, model].map(|m| m.tokenizer.vocab_size());
+    let same = |id| draft.tokenizer.token_bytes(id) == model.tokenizer.token_bytes(id);
+    if sizes[0] != sizes[1] || !(0..sizes[0] as u32).all(same) {
+        return Err(Failure::invalid(format!("--draft {}: it has other tokens", path.display()))
+            .hint(
+                "A draft is a smaller model of the same family, or the same model in fewer bits.",
+            ));
+    }
+    Ok(Arc::new(draft.transformer))
 }
 
 /// What went wrong, with what to do about it.

@@ -64,6 +64,7 @@ pub fn score(args: &ScoreArgs, common: &Common) -> Result<Value, Failure> {
         false => tokenizer.token_bytes(id).map_or(0, <[u8]>::len),
     };
     let mut ws = Workspace::new(cpu, DType::F32);
+    ws.set_exact(args.model.exact);
     let score = eval::score::score(&loaded.transformer, &mut ws, &tokens, bos, length, windows);
     let score = score.map_err(|e| {
         let failure = Failure::from(e);

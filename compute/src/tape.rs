@@ -209,8 +209,6 @@ impl Tape<'_> {
     ) -> Var {
         let w = layer.weight;
         let weight = &self.parameters.get(w).value;
-        let quantised = weight.strips().is_some();
-        assert!(!(quantised && self.recording()), "a quantised weight has no backward pass");
         let node = &mut self.nodes[x.0];
         self.ws.copy_for(weight, &node.value, &mut node.copies);
         let (rows, input) = (node.rows, node.operand());

@@ -156,9 +156,9 @@ fn load_gguf(path: PathBuf, keep: Option<&Cpu>) -> Result<Loaded, ModelError> {
     let special = SpecialTokens { tokens, bos: text(roles.bos), eos: text(roles.eos) };
     let template = source.map(|source| ChatTemplate::new(source, special)).transpose();
     let template = template.map_err(|e| ModelError::Template(path.clone(), e))?;
-    enough_memory(weights::memory(&config, &files, keep.is_some()), &path)?;
-    let parameters =
-        weights::read(&config, &files, keep).map_err(|e| ModelError::Weights(path.clone(), e))?;
+    let wrong = |e| ModelError::Weights(path.clone(), e);
+    enough_memory(weights::memory(&config, &files, keep.is_some()).map_err(wrong)?, &path)?;
+    let parameters = weights::read(&config, &files, keep).map_err(wrong)?;
     Ok(Loaded {
         transformer: Transformer::new(config, parameters),
         template,
@@ -199,9 +199,9 @@ fn load_directory(dir: PathBuf, keep: Option<&Cpu>) -> Result<Loaded, ModelError
         one => id(one).or(config.eos_token_id).into_iter().collect(),
     };
     let files = SafeFiles::open(&dir)?;
-    enough_memory(weights::memory(&config, &files, keep.is_some()), &dir)?;
-    let parameters =
-        weights::read(&config, &files, keep).map_err(|e| ModelError::Weights(dir.clone(), e))?;
+    let wrong = |e| ModelError::Weights(dir.clone(), e);
+    enough_memory(weights::memory(&config, &files, keep.is_some()).map_err(wrong)?, &dir)?;
+    let parameters = weights::read(&config, &files, keep).map_err(wrong)?;
     Ok(Loaded {
         transformer: Transformer::new(config, parameters),
         tokenizer,

@@ -4,8 +4,10 @@
 //! tokens as they come. The engine batches whatever is there. What a request gives depends on the
 //! request alone: not on the batch, the chunks of its prompt, or what was remembered of others.
 
+mod draft;
 mod engine;
 mod lookup;
+mod pace;
 mod prefix;
 mod stop;
 
@@ -25,6 +27,7 @@ use crate::config::Config;
 use crate::sampler::{Logprobs, Sampling, SamplingError};
 use crate::tokenizer::Tokenizer;
 use crate::transformer::Transformer;
+use draft::Draft;
 use engine::Engine;
 
 /// Why there is no answer.
@@ -60,6 +63,14 @@ pub enum GenerateError {
         /// [`Options::tokens`], in whole pages.
         room: usize,
     },
+    /// A draft that knows other tokens.
+    #[error("the draft has a vocabulary of {draft} tokens, the model one of {model}")]
+    OtherVocabulary {
+        /// The draft's.
+        draft: usize,
+        /// The model's.
+        model: usize,
+    },
     /// A stop string that would always be found.
     #[error("a stop string is empty")]
     EmptyStop,
@@ -93,10 +104,16 @@ pub struct Options {
     pub queue: usize,
     /// Type of the operands of matrix products.
     pub products: DType,
+    /// Whether products with quantised weights are computed in f32, where activations are rounded to 8 bits
+    /// otherwise: exact, slower.
+    pub exact: bool,
     /// What keys and values are stored as.
     pub kv: KvType,
     /// Most tokens a step that are guessed from the text so far; answers don't depend on it.
     pub lookup: usize,
+    /// A smaller model with the same vocabulary that guesses where the text so far says nothing;
+    /// answers don't depend on it. It takes memory for as many tokens.
+    pub draft: Option<Arc<Transformer>>,
 }
 
 impl Options {
@@ -112,8 +129,10 @@ impl Options {
             chunk: 512,
             queue: 64,
             products: DType::F32,
+            exact: false,
             kv: KvType::F32,
             lookup: 8,
+            draft: None,
         }
     }
 }
@@ -229,7 +248,7 @@ impl Generator {
     /// Starts an engine for a model.
     ///
     /// # Errors
-    /// If there is no memory for [`Options::tokens`], or no thread.
+    /// If there is no memory for [`Options::tokens`], no thread, or a draft of another vocabulary.
     pub fn start(
         model: Arc<Transformer>,
         tokenizer: Arc<Tokenizer>,
@@ -240,11 +259,19 @@ impl Generator {
         let (context, vocab) = (config.max_position_embeddings, config.vocab_size);
         let pages = model.pages(options.kv, options.tokens.div_ceil(PAGE))?;
         let room = pages.total_pages() * PAGE;
+        let draft = match options.draft.clone() {
+            Some(draft) if draft.config().vocab_size != vocab => {
+                let draft = draft.config().vocab_size;
+                return Err(GenerateError::OtherVocabulary { draft, model: vocab });
+            }
+            Some(draft) => Some(Draft::new(draft, cpu.clone(), &options)?),
+            None => None,
+        };
         let (jobs, queue) = sync_channel(options.queue);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let engine = std::thread::Builder::new().name("generator".into()).spawn(move || {
-            Engine::new(model, tokenizer, cpu, options, pages, queue, stopped).run();
+            Engine::new(model, tokenizer, cpu, options, pages, draft, queue, stopped).run();
         })?;
         Ok(Generator { jobs: Some(jobs), engine: Some(engine), stop, context, vocab, room })
     }

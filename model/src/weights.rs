@@ -4,6 +4,8 @@ mod gguf;
 pub mod places;
 mod safetensors;
 
+use std::collections::{HashMap, HashSet};
+
 use compute::Cpu;
 use compute::blocks::BlockType;
 use compute::parameters::{Parameter, Parameters};
@@ -96,16 +98,8 @@ pub fn read<T: Tensors>(
     keep: Option<&Cpu>,
 ) -> Result<Parameters, WeightsError> {
     let places = places(config, T::LAYOUT);
-    // The file's own names by those that the places know.
-    let mut names = std::collections::HashMap::new();
-    for name in files.names() {
-        if let Some(usual) = usual_name(config, T::LAYOUT, name)
-            && names.insert(usual, name).is_some()
-        {
-            return Err(WeightsError::Twice(name.to_string()));
-        }
-    }
-    let wanted: std::collections::HashSet<&str> = places.iter().map(|p| &p.tensor[..]).collect();
+    let names = names(config, files)?;
+    let wanted: HashSet<&str> = places.iter().map(|p| &p.tensor[..]).collect();
     if let Some((_, name)) = names.iter().find(|(usual, _)| !wanted.contains(&usual[..])) {
         return Err(WeightsError::Unknown(name.to_string()));
     }
@@ -133,17 +127,38 @@ pub fn read<T: Tensors>(
     Ok(parameters)
 }
 
+/// The file's own names by those that [`places`] know.
+fn names<'a, T: Tensors>(
+    config: &Config,
+    files: &'a T,
+) -> Result<HashMap<String, &'a str>, WeightsError> {
+    let mut names = HashMap::new();
+    for name in files.names() {
+        if let Some(usual) = usual_name(config, T::LAYOUT, name)
+            && names.insert(usual, name).is_some()
+        {
+            return Err(WeightsError::Twice(name.to_string()));
+        }
+    }
+    Ok(names)
+}
+
 /// Bytes of memory that the parameters take when they are computed with: those of
 /// fewer bits as they are if they are kept, all others as f32 and packed for products.
-pub fn memory<T: Tensors>(config: &Config, files: &T, keep: bool) -> u64 {
+///
+/// # Errors
+/// A tensor that is there twice.
+pub fn memory<T: Tensors>(config: &Config, files: &T, keep: bool) -> Result<u64, WeightsError> {
+    let names = names(config, files)?;
     let bytes = |place: &Place| {
         let elements = place.shape.iter().map(|n| *n as u64).product::<u64>();
-        match files.blocks(&place.tensor).filter(|_| keep && place.stays_quantised()) {
+        let blocks = names.get(&place.tensor).and_then(|name| files.blocks(name));
+        match blocks.filter(|_| keep && place.stays_quantised()) {
             Some((kind, _)) => kind.bytes_of(elements).unwrap_or(elements),
             None => elements.saturating_mul(8),
         }
     };
-    places(config, T::LAYOUT).iter().map(bytes).fold(0, u64::saturating_add)
+    Ok(places(config, T::LAYOUT).iter().map(bytes).fold(0, u64::saturating_add))
 }
 
 /// A matrix laid out for products; `None` if there is no memory for it.

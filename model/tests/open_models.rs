@@ -72,12 +72,13 @@ fn answers_are_those_of_transformers() {
 }
 
 /// Logits of all tokens, `chunk` at a time, `[tokens, vocab]`.
-fn logits(model: &Transformer, cpu: Cpu, tokens: &[u32], chunk: usize) -> Vec<f32> {
+fn logits(model: &Transformer, cpu: Cpu, tokens: &[u32], chunk: usize, exact: bool) -> Vec<f32> {
     let count = tokens.len().div_ceil(PAGE);
     let mut pages = model.pages(KvType::F32, count).unwrap();
     let mut kv = KvSequence::default();
     kv.pages.extend((0..count).filter_map(|_| pages.allocate()));
     let mut ws = Workspace::new(Arc::new(cpu), DType::F32);
+    ws.set_exact(exact);
     let pieces = tokens.chunks(chunk).map(|tokens| {
         let mut steps = [Step { tokens, logits: tokens.len(), kv: &mut kv }];
         model.forward_cached(&mut ws, &mut pages, &mut steps)
@@ -109,9 +110,13 @@ fn quantised_weights_give_nearly_the_same_and_always_the_same_bits() {
         let kept = load_keeping(&path, Some(&Cpu::new(2))).unwrap().transformer;
         let tokens: Vec<u32> = wide.bos.into_iter().chain(case.ids).take(100).collect();
         let vocab = kept.config().vocab_size;
-        let exact = logits(&wide.transformer, Cpu::new(2), &tokens, 64);
-        let at_once = logits(&kept, Cpu::new(2), &tokens, tokens.len());
-        let one_by_one = logits(&kept, Cpu::new(1), &tokens, 1);
+        let exact = logits(&wide.transformer, Cpu::new(2), &tokens, 64, false);
+        assert!(
+            logits(&kept, Cpu::new(2), &tokens, 64, true) == exact,
+            "{name}: f32 has one result"
+        );
+        let at_once = logits(&kept, Cpu::new(2), &tokens, tokens.len(), false);
+        let one_by_one = logits(&kept, Cpu::new(1), &tokens, 1, false);
         assert!(at_once == one_by_one, "{name}: a prompt gives other bits than its tokens");
         let away: f64 =
             exact.chunks(vocab).zip(at_once.chunks(vocab)).map(|(p, q)| divergence(p, q)).sum();

@@ -121,7 +121,7 @@ pub fn infer(args: &BenchInferArgs, common: &Common) -> Result<Value, Failure> {
     // Memory is read before the limits are measured, which takes a gigabyte.
     let peak_rss_bytes = crate::progress::peak_rss_bytes();
     let limits: Vec<Limits> = cpus.iter().map(|cpu| Limits::of(cpu)).collect();
-    let (_, _, quantised) = work(&model);
+    let quantised = work(&model).2 && !args.model.exact;
     for test in &mut tests {
         let limit = limits.iter().find(|l| l.threads == test.threads);
         limit.into_iter().for_each(|limit| test.compare(limit, quantised));
@@ -189,6 +189,7 @@ impl Bench<'_> {
         let vocab = c.vocab_size as u64;
         let tokens: Vec<u32> = (0..(depth + n)).map(|_| rng.below(vocab) as u32).collect();
         let mut ws = Workspace::new(self.cpu.clone(), DType::F32);
+        ws.set_exact(self.args.model.exact);
         for sequence in &mut sequences {
             self.read(&mut ws, &mut pages, sequence, &tokens[..depth]);
         }

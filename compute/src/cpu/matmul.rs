@@ -211,21 +211,72 @@ pub fn gemm_packed(
     product(cpu, [m, n, k], a, Factor::Packed(&b.panels), c, ldc, accumulate);
 }
 
-/// As [`gemm`], with the right operand `wᵀ` of a matrix `w` `[n, k]` of F16 or BF16, widened block by
-/// block: the same bits as if it were widened before.
+/// As [`gemm`], with the right operand `wᵀ` of a matrix `w` `[n, k]` of any type, widened block by block: the
+/// same bits as if it were widened before.
 ///
 /// # Panics
-/// If lengths don't agree, or `w` is of another type.
+/// If lengths don't agree.
 pub fn gemm_strips(cpu: &Cpu, m: usize, a: &[f32], w: &Strips, c: &mut [f32], accumulate: bool) {
-    assert!(!w.rounds(), "{w:?} is quantised");
     let (n, k) = (w.rows(), w.cols());
     let mat = Mat { data: a, stride: k, transposed: false };
     mat.check(m, k);
-    if m <= few::ROWS {
+    if m <= few::ROWS && !w.rounds() {
         return few::product(cpu, &a[..m * k], w, c, accumulate);
     }
-    let a = mat;
-    product(cpu, [m, n, k], Operand::F32(a), Factor::Strips(w), c, n, accumulate);
+    product(cpu, [m, n, k], Operand::F32(mat), Factor::Strips(w), c, n, accumulate);
+}
+
+/// `c = a w`, or `c += a w`: `a` `[m, n]`, `w` `[n, k]` of any type, `c` `[m, k]`; some rows of `w` at a time are
+/// widened into `scratch`.
+///
+/// # Panics
+/// If lengths don't agree, or `scratch` has no room for 16 rows of `w`.
+pub fn gemm_strips_turned(
+    cpu: &Cpu,
+    m: usize,
+    a: &[f32],
+    w: &Strips,
+    scratch: &mut [f32],
+    c: &mut [f32],
+    accumulate: bool,
+) {
+    let (n, k) = (w.rows(), w.cols());
+    let rows = (scratch.len() / k.max(1)) / LANES * LANES;
+    assert!(rows > 0 && a.len() == m * n && c.len() == m * k, "{m} rows by {w:?}");
+    for start in (0..n).step_by(rows) {
+        let steps = rows.min(n - start);
+        let strips = start / LANES..(start + steps).div_ceil(LANES);
+        {
+            let out = Parts::new(&mut *scratch);
+            cpu.pool.split(strips.len(), 1, |range| {
+                for i in range {
+                    // SAFETY: strips are 16 columns of their own of `[k, rows]`.
+                    let to = unsafe { out.part(0..0).as_mut_ptr().add(i * LANES) };
+                    let cells = w.cells(strips.start + i);
+                    let strip = Turned { w, cells, to, rows };
+                    crate::dispatch!(cpu.isa, widen_turned(strip: &Turned<'_> = &strip));
+                }
+            });
+        }
+        let a = Mat { data: &a[start..], stride: n, transposed: false };
+        let b = Mat { data: &scratch[..], stride: rows, transposed: true };
+        gemm(cpu, m, k, steps, a, b, c, k, accumulate || start > 0);
+    }
+}
+
+/// A strip on its way to columns of `[k, rows]`.
+struct Turned<'a> {
+    w: &'a Strips,
+    cells: &'a [u8],
+    to: *mut f32,
+    rows: usize,
+}
+
+#[inline(always)]
+unsafe fn widen_turned<S: Bytes>(strip: &Turned<'_>) {
+    let Turned { w, cells, to, rows } = *strip;
+    // SAFETY: the strip is whole, and `to` has a column for each of its rows.
+    unsafe { widen::<S>(w.kind(), cells.as_ptr(), w.cols(), to, rows) };
 }
 
 /// An operand as a task finds it.
@@ -364,7 +415,7 @@ fn pieces(range: &Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>
     range.clone().step_by(len).map(move |start| start..end.min(start + len))
 }
 
-/// Widens `k` of some panels of F16 or BF16 into the first lines of `out`, as [`pack_block`] would.
+/// Widens `k` of some panels, whole cells, into the first lines of `out`, as [`pack_block`] would.
 #[inline(always)]
 unsafe fn widen_block<S: Bytes>(
     w: &Strips,
@@ -375,9 +426,10 @@ unsafe fn widen_block<S: Bytes>(
     let strips = w.rows().div_ceil(LANES);
     for strip in panels.start * PANEL_LINES..strips.min(panels.end * PANEL_LINES) {
         let (panel, line) = (strip / PANEL_LINES - panels.start, strip % PANEL_LINES);
-        let from = &w.cells(strip)[k.start * 2 * LANES..k.end * 2 * LANES];
+        let at = |k: usize| k / w.cell() * w.kind().bytes() * LANES;
+        let from = &w.cells(strip)[at(k.start)..at(k.end)];
         let to = out[panel * k.len() * PANEL_LINES + line..].as_mut_ptr().cast();
-        // SAFETY: so many rows of halves, and as many lines of the panel, two apart.
+        // SAFETY: so many columns, and as many lines of the panel, two apart.
         unsafe { widen::<S>(w.kind(), from.as_ptr(), k.len(), to, PANEL) };
     }
 }
@@ -397,10 +449,12 @@ fn room(lines: &mut Vec<Line>, len: usize) -> &mut [Line] {
 unsafe fn multiply_area<S: Bytes, const PAIRS: bool>(f: &Factors<'_>, area: &Area) {
     let unit = if PAIRS { 2 } else { 1 };
     let (mut left, mut right) = BLOCKS.take();
-    let blocks = f.steps.div_ceil(BLOCK).max(1);
+    let cell = if let Factor::Strips(w) = f.b { w.cell() } else { 1 };
+    let cells = f.steps / cell;
+    let blocks = cells.div_ceil(BLOCK / cell).max(1);
     for block in 0..blocks {
-        let start = block * f.steps / blocks;
-        let steps = (block + 1) * f.steps / blocks - start;
+        let start = block * cells / blocks * cell;
+        let steps = (block + 1) * cells / blocks * cell - start;
         let k = start * unit..f.k.min((start + steps) * unit);
         let packed = match (&f.a, &f.b) {
             // Nothing has to be packed anew for the next panel.

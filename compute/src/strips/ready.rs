@@ -84,23 +84,60 @@ impl<S: Bytes> Sink<S> for Ready {
     }
 }
 
-/// Widens 16 columns of a strip of F16 or BF16 from `from`: column `k` to `to[k * step..][..16]`.
+/// Widens columns of a strip from `cells` on, whole cells: column `k` to `to[k * step..][..16]`, the
+/// numbers of [`BlockType::widen`].
 ///
 /// # Safety
-/// `from` holds as many rows of 16 halves, and `to` has room; as for [`Bytes`].
+/// The cells are there, and `to` has room; as for [`Bytes`].
 #[inline(always)]
 pub(crate) unsafe fn widen<S: Bytes>(
     kind: BlockType,
-    from: *const u8,
+    cells: *const u8,
     columns: usize,
     to: *mut f32,
     step: usize,
 ) {
-    for k in 0..columns {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let wide = load_half::<S>(kind == F16, from.cast::<u16>().add(k * LANES));
-            S::store(to.add(k * step), wide);
+    // SAFETY: the caller's promise.
+    unsafe {
+        if matches!(kind, F16 | BF16) {
+            for k in 0..columns {
+                let wide = load_half::<S>(kind == F16, cells.cast::<u16>().add(k * LANES));
+                S::store(to.add(k * step), wide);
+            }
+        } else {
+            ready::<S, Wide>(kind, cells, columns / kind.elements(), &mut Wide { to, step });
+        }
+    }
+}
+
+/// Groups widened to f32: column `k` at `to[k * step..][..16]`.
+struct Wide {
+    to: *mut f32,
+    step: usize,
+}
+
+impl<S: Bytes> Sink<S> for Wide {
+    #[inline(always)]
+    unsafe fn put<const N: usize>(
+        &mut self,
+        g: usize,
+        codes: [S::B; STEPS],
+        scales: [S::F; N],
+        leasts: Option<[S::F; N]>,
+    ) {
+        for (s, codes) in codes.into_iter().enumerate() {
+            let half = s * N / STEPS;
+            for i in 0..4 {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let mut x = S::words_to_f32(S::word_byte(codes, i as i32));
+                    x = S::mul(scales[half], x);
+                    if let Some(leasts) = leasts {
+                        x = S::add(x, leasts[half]);
+                    }
+                    S::store(self.to.add((g * GROUP + 4 * s + i) * self.step), x);
+                }
+            }
         }
     }
 }

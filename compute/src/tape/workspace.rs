@@ -5,18 +5,26 @@ use std::sync::Arc;
 use super::Tape;
 use crate::Cpu;
 use crate::arena::Arena;
-use crate::cpu::matmul::{Mat, Packed, Rows, gemm, gemm_bf16, gemm_packed, gemm_strips, to_bf16};
+use crate::cpu::matmul::{Mat, Packed, Rows, gemm, gemm_bf16, gemm_packed, gemm_strips};
+use crate::cpu::matmul::{gemm_strips_turned, to_bf16};
 use crate::cpu::quantised::{self, NUMBERS};
 use crate::parameters::{Gradients, ParamId, Parameters};
 use crate::profile::Profile;
 use crate::strips::GROUP;
 use crate::tensor::{DType, Tensor};
 
+/// Rows of a quantised weight that are widened at a time on the way back.
+const WIDENED: usize = 512;
+
 /// What passes over one model share: step memory and packed weights.
 pub struct Workspace {
     pub(super) cpu: Arc<Cpu>,
     /// Type of the operands of products; sums and everything else are f32.
     products: DType,
+    /// Whether products with quantised weights never round activations.
+    exact: bool,
+    /// Whether this pass rounds them.
+    rounds: bool,
     pub(super) floats: Arena<f32>,
     halves: Arena<u16>,
     codes: Arena<u8>,
@@ -41,12 +49,20 @@ impl Workspace {
         Workspace {
             cpu,
             products,
+            exact: false,
+            rounds: true,
             floats: Arena::default(),
             halves: Arena::default(),
             codes: Arena::default(),
             packs: Vec::new(),
             profile: Profile::default(),
         }
+    }
+
+    /// Products with quantised weights are computed in f32 from now on, where passes that don't record round
+    /// activations to 8 bits: exact, slower.
+    pub fn set_exact(&mut self, exact: bool) {
+        self.exact = exact;
     }
 
     /// The device.
@@ -71,6 +87,7 @@ impl Workspace {
 
     /// A pass that only computes.
     pub fn compute<'a>(&'a mut self, parameters: &'a Parameters) -> Tape<'a> {
+        self.rounds = !self.exact;
         Tape { ws: self, parameters, gradients: None, nodes: Vec::new() }
     }
 
@@ -80,6 +97,7 @@ impl Workspace {
         parameters: &'a Parameters,
         gradients: &'a mut Gradients,
     ) -> Tape<'a> {
+        self.rounds = false;
         Tape { ws: self, parameters, gradients: Some(gradients), nodes: Vec::new() }
     }
 
@@ -113,9 +131,6 @@ impl Workspace {
     }
 
     /// `c = a · (wᵀ or w)`, or `c += …`. `a`: `[rows, k]`, with the copies that the weight wants.
-    ///
-    /// # Panics
-    /// If it is `w` and that is quantised: such weights have no backward pass.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn product(
         &mut self,
@@ -127,7 +142,16 @@ impl Workspace {
         c: &mut [f32],
         accumulate: bool,
     ) {
-        if let (Some(w), false) = (parameters.get(id).value.strips(), backward) {
+        if let (Some(w), true) = (parameters.get(id).value.strips(), backward) {
+            let clock = self.profile.start();
+            let mut scratch =
+                self.floats.take(WIDENED.min(w.rows()).next_multiple_of(16) * w.cols());
+            gemm_strips_turned(&self.cpu, rows, a.value, w, &mut scratch, c, accumulate);
+            let (flops, moved) = (2.0 * (rows * w.rows() * w.cols()) as f64, w.bytes() / 4);
+            self.profile.stop(clock, "product, to input", flops, moved + a.value.len() + c.len());
+            return self.floats.give(scratch);
+        }
+        if let Some(w) = parameters.get(id).value.strips() {
             let clock = self.profile.start();
             let flops = 2.0 * (rows * w.rows() * w.cols()) as f64;
             let moved = w.bytes() / 4 + c.len() * if accumulate { 2 } else { 1 };
@@ -183,7 +207,7 @@ impl Workspace {
     /// of 8 bits where that is quantised, of bf16 where products want those and it is f32.
     pub(super) fn copy_for(&mut self, weight: &Tensor, x: &[f32], copies: &mut Copies) {
         if let Some(w) = weight.strips() {
-            if !w.rounds() {
+            if !(w.rounds() && self.rounds) {
                 return;
             }
             let cols = weight.cols();

@@ -8,7 +8,9 @@ use compute::Cpu;
 use compute::kv::{KvPages, KvSequence};
 use compute::tape::Workspace;
 
-use super::lookup::Lookup;
+use super::draft::{Ask, Draft, Drafted};
+use super::lookup;
+use super::pace::Pace;
 use super::prefix::{self, Prefixes};
 use super::stop::StopStream;
 use super::{Done, Event, GenerateError, Job, Options, Reason, Token, Usage};
@@ -24,6 +26,7 @@ pub(super) struct Engine {
     options: Options,
     pages: KvPages,
     prefixes: Prefixes,
+    draft: Option<Draft>,
     jobs: Receiver<Job>,
     /// The next job, when there is no room for it yet.
     waiting: Option<Job>,
@@ -46,10 +49,14 @@ struct Sequence {
     text: StopStream,
     events: SyncSender<Event>,
     cancelled: Arc<AtomicBool>,
-    lookup: Lookup,
+    /// Of guesses from the text so far.
+    pace: Pace,
+    drafted: Option<Drafted>,
     /// Tokens of the current step; the last `guesses` of them, and of `tokens`, are guesses.
     next: usize,
     guesses: usize,
+    /// Whether the draft made them.
+    by_draft: bool,
     /// Tokens of the answer that took no step of their own.
     guessed: usize,
     ended: bool,
@@ -62,10 +69,12 @@ impl Engine {
         cpu: Arc<Cpu>,
         options: Options,
         pages: KvPages,
+        draft: Option<Draft>,
         jobs: Receiver<Job>,
         stop: Arc<AtomicBool>,
     ) -> Self {
-        let workspace = Workspace::new(cpu, options.products);
+        let mut workspace = Workspace::new(cpu, options.products);
+        workspace.set_exact(options.exact);
         Engine {
             model,
             tokenizer,
@@ -73,6 +82,7 @@ impl Engine {
             options,
             pages,
             prefixes: Prefixes::default(),
+            draft,
             jobs,
             waiting: None,
             running: Vec::new(),
@@ -106,7 +116,10 @@ impl Engine {
             }
             let capacity = job.request.prompt.len() + job.max_tokens;
             match self.prefixes.open(&mut self.pages, &job.request.prompt, capacity) {
-                Some(kv) => self.running.push(Sequence::new(job, kv, self.options.lookup)),
+                Some(kv) => {
+                    let drafted = self.draft.as_mut().and_then(|draft| draft.open(capacity));
+                    self.running.push(Sequence::new(job, kv, self.options.lookup, drafted));
+                }
                 // A job that fits into all pages fits once the running ones have ended.
                 None => {
                     self.waiting = Some(job);
@@ -134,6 +147,7 @@ impl Engine {
                 chunk -= sequence.next;
             }
         }
+        self.draft();
         let mut steps: Vec<Step<'_>> = (self.running.iter_mut())
             .filter(|s| s.next > 0)
             .map(|s| Step {
@@ -158,12 +172,35 @@ impl Engine {
         self.retire();
     }
 
+    /// Lets the draft guess where the text so far says nothing.
+    fn draft(&mut self) {
+        let Some(draft) = &mut self.draft else { return };
+        let mut asks = Vec::new();
+        for sequence in &mut self.running {
+            let computed = sequence.tokens.len() - sequence.kv.len == 1;
+            sequence.by_draft = computed && sequence.guesses == 0;
+            let room = sequence.room();
+            if let Some(drafted) = sequence.drafted.as_mut().filter(|_| sequence.by_draft) {
+                let wanted = drafted.pace.next().min(room);
+                asks.push(Ask { drafted, tokens: &mut sequence.tokens, wanted });
+            }
+        }
+        draft.guess(asks);
+        for sequence in self.running.iter_mut().filter(|s| s.by_draft) {
+            sequence.next = sequence.tokens.len() - sequence.kv.len;
+            sequence.guesses = sequence.next - 1;
+        }
+    }
+
     /// Takes out what has ended, and remembers its keys and values.
     fn retire(&mut self) {
         let mut i = 0;
         while i < self.running.len() {
             if self.running[i].ended {
-                let Sequence { tokens, kv, .. } = self.running.remove(i);
+                let Sequence { tokens, kv, drafted, .. } = self.running.remove(i);
+                if let (Some(draft), Some(drafted)) = (&mut self.draft, drafted) {
+                    draft.close(&drafted);
+                }
                 if kv.len == 0 {
                     prefix::release(&mut self.pages, &kv);
                 } else {
@@ -177,7 +214,7 @@ impl Engine {
 }
 
 impl Sequence {
-    fn new(job: Job, kv: KvSequence, lookup: usize) -> Self {
+    fn new(job: Job, kv: KvSequence, lookup: usize, drafted: Option<Drafted>) -> Self {
         let Job { request, max_tokens, events, cancelled } = job;
         Sequence {
             prompt: request.prompt.len(),
@@ -191,19 +228,24 @@ impl Sequence {
             text: StopStream::new(request.stop),
             events,
             cancelled,
-            lookup: Lookup::new(lookup),
+            pace: Pace::new(lookup),
+            drafted,
             next: 0,
             guesses: 0,
+            by_draft: false,
             guessed: 0,
             ended: false,
         }
     }
 
-    /// Puts guesses behind the newest token.
+    /// Guesses that could be of use: the last token of an answer isn't computed.
+    fn room(&self) -> usize {
+        (self.prompt + self.max_tokens).saturating_sub(self.tokens.len() + 1)
+    }
+
+    /// Puts guesses from the text so far behind the newest token.
     fn guess(&mut self) {
-        // The last token of an answer isn't computed.
-        let room = (self.prompt + self.max_tokens - self.tokens.len()).saturating_sub(1);
-        let guesses = self.lookup.guess(&self.tokens, room);
+        let guesses = lookup::guess(&self.tokens, self.pace.next().min(self.room()));
         self.guesses = guesses.len();
         self.next = 1 + self.guesses;
         self.tokens.extend(guesses);
@@ -226,7 +268,14 @@ impl Sequence {
                 break;
             }
         }
-        self.lookup.learn(guesses.len(), right);
+        let drafted = self.drafted.as_mut();
+        match drafted.filter(|_| self.by_draft) {
+            Some(drafted) => drafted.pace.learn(guesses.len(), right),
+            None => self.pace.learn(guesses.len(), right),
+        }
+        if let Some(drafted) = &mut self.drafted {
+            drafted.keep(known + right);
+        }
         self.guesses = 0;
         // What was computed of wrong guesses is written over.
         self.kv.len = known + right;

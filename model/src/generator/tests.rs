@@ -26,6 +26,10 @@ impl World {
         };
         let tokenizer = Tokenizer::train(["ab"], &options, &mut |_| {}).unwrap();
         assert_eq!(tokenizer.special_id("<end>"), Some(END));
+        World { model: World::model(7), tokenizer: Arc::new(tokenizer), cpu: Arc::new(Cpu::new(2)) }
+    }
+
+    fn model(seed: u64) -> Arc<Transformer> {
         let config = Config {
             rope_theta: 1e4,
             tie_word_embeddings: false,
@@ -47,8 +51,7 @@ impl World {
             qk_norm: 1.3,
             induction: false,
         };
-        let model = Transformer::new(config.clone(), initialise(&config, &init, 7));
-        World { model: Arc::new(model), tokenizer: Arc::new(tokenizer), cpu: Arc::new(Cpu::new(2)) }
+        Arc::new(Transformer::new(config.clone(), initialise(&config, &init, seed)))
     }
 
     fn options(&self) -> Options {
@@ -140,6 +143,27 @@ fn guesses_change_nothing_but_the_steps() {
         }
     }
     assert!(guessed > 100, "only {guessed} tokens were guessed");
+}
+
+/// A draft that is always right where tokens are the likeliest ones (the model itself), and one that knows
+/// nothing.
+#[test]
+fn a_draft_changes_nothing_but_the_steps() {
+    let world = World::new();
+    let answers = |draft| {
+        let options = Options { lookup: 0, draft, ..world.options() };
+        world.start(options).complete(requests()).unwrap()
+    };
+    let plain = answers(None);
+    let generated: usize = plain.iter().map(|a| a.usage.generated).sum();
+    for (seed, range) in [(7, generated / 4..generated), (8, 0..generated / 20)] {
+        let drafted = answers(Some(World::model(seed)));
+        for (a, b) in plain.iter().zip(&drafted) {
+            assert_eq!(essence(a), essence(b));
+        }
+        let guessed: usize = drafted.iter().map(|a| a.usage.guessed).sum();
+        assert!(range.contains(&guessed), "{guessed} of {generated} guessed by draft {seed}");
+    }
 }
 
 #[test]

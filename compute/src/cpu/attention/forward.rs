@@ -1,9 +1,18 @@
 //! The forward pass, for keys of this batch and for keys in pages alike.
+//!
+//! Keys come in segments of 512, anchored as blocks are: a row's state after each is computed by itself
+//! and added to that after those before it. So a single row's keys can be shared among threads (Dao et
+//! al. 2023, Flash-Decoding), to the same bits.
+
+use std::cell::Cell;
+use std::ops::Range;
 
 use super::band::{self, Band, Product, Start};
 use super::transpose::{Transpose, pad, reduce, transpose, unpad};
-use super::{AttentionShape, BLOCK, CachedSpan, cap_scores, check_spans, with_scratch, with_units};
+use super::{AttentionShape, BLOCK, CachedSpan, Unit, cap_scores, check_spans};
+use super::{with_scratch, with_units};
 use crate::Span;
+use crate::aligned::Aligned;
 use crate::cpu::Cpu;
 use crate::kv::{KvPages, PageId, padded};
 use crate::math::exp_masked;
@@ -11,6 +20,12 @@ use crate::simd::{LANES, Simd};
 
 /// Rows of a task at most: enough to make packing a block of keys cheap.
 const CHUNK: usize = 256;
+
+/// Keys of a segment: eight blocks.
+const SEGMENT: usize = 8 * BLOCK;
+
+/// Rows of a task whose segments may be tasks of their own.
+const FEW: usize = 8;
 
 /// `out = softmax(scale q kᵀ) v`, causal within each span.
 ///
@@ -42,22 +57,19 @@ pub fn forward(
     });
     let (out, lse) = (Out(out.as_mut_ptr()), Out(lse.as_mut_ptr()));
     with_units(s, spans.iter().map(|span| (0, span.len)), CHUNK, |units| {
-        cpu.pool.run(units.len(), |i| {
-            let unit = units[i];
+        run(cpu, units, |unit| {
             let start = spans[unit.span].start;
-            let keys = Keys::Rows { k: &k[start * kv_width..], v: &v[start * kv_width..] };
             let row = start + unit.from;
-            let task = Task {
+            Task {
                 shape: s,
-                keys,
+                keys: Keys::Rows { k: &k[start * kv_width..], v: &v[start * kv_width..] },
                 kv_head: unit.kv_head,
                 from: unit.from,
                 to: unit.to,
                 q: &q[row * width..(row + unit.to - unit.from) * width],
                 out: out.at(row * width),
                 lse: Some(lse.at(row * s.heads)),
-            };
-            task.start(cpu);
+            }
         });
     });
 }
@@ -91,11 +103,10 @@ pub fn forward_cached(
     });
     let out = Out(out.as_mut_ptr());
     with_units(s, spans.iter().map(|span| (span.past, span.rows.len)), CHUNK, |units| {
-        cpu.pool.run(units.len(), |i| {
-            let unit = units[i];
+        run(cpu, units, |unit| {
             let span = &spans[unit.span];
             let row = span.rows.start + unit.from - span.past;
-            let task = Task {
+            Task {
                 shape: s,
                 keys: Keys::Pages { pages, layer, ids: span.pages },
                 kv_head: unit.kv_head,
@@ -104,10 +115,46 @@ pub fn forward_cached(
                 q: &q[row * width..(row + unit.to - unit.from) * width],
                 out: out.at(row * width),
                 lse: None,
-            };
-            task.start(cpu);
+            }
         });
     });
+}
+
+/// Computes units. Where rows are few and keys many, segments are tasks of their own, whose results are
+/// put together afterwards, in the order in which a single task does it.
+fn run<'a>(cpu: &Cpu, units: &[Unit], task: impl Fn(Unit) -> Task<'a> + Sync) {
+    thread_local!(static PARTS: Cell<Aligned> = const { Cell::new(Aligned::empty()) });
+    // A unit, its segments, and where the state of a part goes.
+    let mut pieces: Vec<(Unit, Range<usize>, Option<usize>)> = Vec::with_capacity(units.len());
+    let mut split: Vec<(Unit, usize)> = Vec::new();
+    let mut len = 0;
+    for unit in units {
+        let task = task(*unit);
+        let segments = task.segments();
+        if task.to - task.from > FEW || segments.len() == 1 {
+            pieces.push((*unit, segments, None));
+            continue;
+        }
+        split.push((*unit, len));
+        for segment in segments {
+            pieces.push((*unit, segment..segment + 1, Some(len)));
+            len += State::len(task.lines(), padded(task.shape.head_dim));
+        }
+    }
+    let mut memory = PARTS.take();
+    if memory.len() < len {
+        memory = Aligned::zeros(len).unwrap_or_else(|| panic!("no memory for {len} numbers"));
+    }
+    let parts = Out(memory.as_mut_ptr());
+    cpu.pool.run(pieces.len(), |i| {
+        let (unit, segments, part) = pieces[i].clone();
+        task(unit).start(cpu, segments, part.map(|part| parts.at(part)));
+    });
+    cpu.pool.run(split.len(), |i| {
+        let (unit, part) = split[i];
+        task(unit).put_together(cpu, parts.at(part));
+    });
+    PARTS.set(memory);
 }
 
 /// Output that tasks write disjoint parts of.
@@ -144,18 +191,82 @@ struct Task<'a> {
     lse: Option<*mut f32>,
 }
 
-/// Rows that the kernel goes through together, `(head of the group, position)` in this order, and
-/// what it keeps of each until its last block.
+/// What is known of lines after some of their keys.
 #[derive(Clone, Copy)]
-struct Lines {
-    /// Queries, scaled, `[lines, hdp]`.
-    q: *const f32,
+struct State {
     /// Weighted sums of values, `[lines, hdp]`.
     acc: *mut f32,
     /// Largest score, `[lines]`.
     max: *mut f32,
     /// Sums of weights in 16 virtual lanes, `[lines, 16]`.
     sum: *mut f32,
+}
+
+impl State {
+    fn len(lines: usize, hdp: usize) -> usize {
+        lines * (hdp + LANES) + lines.next_multiple_of(LANES)
+    }
+
+    fn at(start: *mut f32, lines: usize, hdp: usize) -> State {
+        let sum = start.wrapping_add(lines * hdp);
+        State { acc: start, sum, max: sum.wrapping_add(lines * LANES) }
+    }
+
+    /// That before any key.
+    #[inline(always)]
+    unsafe fn reset<S: Simd>(&self, lines: usize, hdp: usize) {
+        // SAFETY: there are that many lines.
+        unsafe {
+            for line in 0..lines {
+                *self.max.add(line) = f32::NEG_INFINITY;
+            }
+            for i in (0..lines * LANES).step_by(LANES) {
+                S::store(self.sum.add(i), S::splat(0.0));
+            }
+            for i in (0..lines * hdp).step_by(LANES) {
+                S::store(self.acc.add(i), S::splat(0.0));
+            }
+        }
+    }
+
+    /// Adds what is known after later keys, of which lines `first..first + n` see some.
+    #[inline(always)]
+    unsafe fn add<S: Simd>(&self, later: &State, first: usize, n: usize, hdp: usize) {
+        // SAFETY: both have these lines.
+        unsafe {
+            for line in (first..first + n).step_by(LANES) {
+                let rows = (first + n - line).min(LANES);
+                let (before, after) =
+                    (S::load_n(self.max.add(line), rows), S::load_n(later.max.add(line), rows));
+                let max = S::max(before, after);
+                S::store_n(self.max.add(line), max, rows);
+                let old = S::to_array(exp_masked::<S>(S::sub(before, max)));
+                let new = S::to_array(exp_masked::<S>(S::sub(after, max)));
+                for r in 0..rows {
+                    let (old, new) = (S::splat(old[r]), S::splat(new[r]));
+                    let mut add =
+                        (self.sum.add((line + r) * LANES), later.sum.add((line + r) * LANES));
+                    S::store(add.0, S::fma(S::load(add.1), new, S::mul(S::load(add.0), old)));
+                    add = (self.acc.add((line + r) * hdp), later.acc.add((line + r) * hdp));
+                    for d in (0..hdp).step_by(LANES) {
+                        let sum = S::mul(S::load(add.0.add(d)), old);
+                        S::store(add.0.add(d), S::fma(S::load(add.1.add(d)), new, sum));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rows that the kernel goes through together, `(head of the group, position)` in this order.
+#[derive(Clone, Copy)]
+struct Lines {
+    /// Queries, scaled, `[lines, hdp]`.
+    q: *const f32,
+    /// After the keys of a segment so far.
+    state: State,
+    /// After all segments so far.
+    total: State,
     /// Weights of a tile, `[rows, 64]`.
     p: *mut f32,
     /// A block of keys, `[hd, 64]`, and of values, `[64, hdp]`.
@@ -164,21 +275,59 @@ struct Lines {
 }
 
 impl Task<'_> {
-    fn start(self, cpu: &Cpu) {
-        let s = self.shape;
-        let hdp = padded(s.head_dim);
-        let lines = s.group() * (self.to - self.from);
-        let block = BLOCK * hdp;
-        let lens = [lines * hdp, lines * hdp, lines, lines * LANES, 8 * BLOCK, block, block];
-        with_scratch(lens, |[q, acc, max, sum, p, k, v]| {
-            let lines = Lines { q, acc, max, sum, p, k, v };
-            crate::dispatch!(cpu.isa, kernel(task: Task<'_> = self, lines: Lines = lines));
+    /// Query rows of all heads.
+    fn lines(&self) -> usize {
+        self.shape.group() * (self.to - self.from)
+    }
+
+    /// Segments of keys that some row sees.
+    fn segments(&self) -> Range<usize> {
+        self.shape.first_key(self.from) / SEGMENT..(self.to - 1) / SEGMENT + 1
+    }
+
+    /// Writes what all segments give, or to `part` the state after one.
+    fn start(self, cpu: &Cpu, segments: Range<usize>, part: Option<*mut f32>) {
+        let hdp = padded(self.shape.head_dim);
+        let lines = self.lines();
+        let state = State::len(lines, hdp);
+        let lens = [lines * hdp, state, state, 8 * BLOCK, BLOCK * hdp, BLOCK * hdp];
+        with_scratch(lens, |[q, state, total, p, k, v]| {
+            let state = State::at(part.unwrap_or(state), lines, hdp);
+            let lines = Lines { q, state, total: State::at(total, lines, hdp), p, k, v };
+            if part.is_some() {
+                let segment = segments.start;
+                crate::dispatch!(
+                    cpu.isa,
+                    part_kernel(task: Task<'_> = self, lines: Lines = lines, segment: usize = segment)
+                );
+            } else {
+                crate::dispatch!(
+                    cpu.isa,
+                    kernel(task: Task<'_> = self, lines: Lines = lines, segments: Range<usize> = segments)
+                );
+            }
+        });
+    }
+
+    /// Writes what the parts of all segments give.
+    fn put_together(self, cpu: &Cpu, parts: *mut f32) {
+        let len = State::len(self.lines(), padded(self.shape.head_dim));
+        with_scratch([len], |[total]| {
+            crate::dispatch!(
+                cpu.isa,
+                total_kernel(task: Task<'_> = self, parts: *mut f32 = parts, total: *mut f32 = total)
+            );
         });
     }
 
     /// Keys and values of block `b`; packed or widened into `lines`, if need be.
     #[inline(always)]
-    unsafe fn block<S: Transpose>(&self, b: usize, lines: &Lines) -> (*const f32, *const f32) {
+    unsafe fn block<S: Transpose>(
+        &self,
+        b: usize,
+        last: usize,
+        lines: &Lines,
+    ) -> (*const f32, *const f32) {
         let hd = self.shape.head_dim;
         match self.keys {
             Keys::Rows { k, v } => {
@@ -194,7 +343,7 @@ impl Task<'_> {
                 (lines.k, lines.v)
             }
             Keys::Pages { pages, layer, ids } => {
-                let next = (b < (self.to - 1) / BLOCK).then(|| ids[b + 1]);
+                let next = (b < last).then(|| ids[b + 1]);
                 let block = pages.block(layer, ids[b], self.kv_head, next);
                 if let Some(plain) = block.plain() {
                     return plain;
@@ -208,59 +357,128 @@ impl Task<'_> {
 }
 
 #[inline(always)]
-unsafe fn kernel<S: Transpose>(task: Task<'_>, lines: Lines) {
-    let s = task.shape;
-    let (hd, hdp, group) = (s.head_dim, padded(s.head_dim), s.group());
-    let n = task.to - task.from;
-    let first_head = task.kv_head * group;
-    // SAFETY: `lines` holds group * n lines, `q`, `out` and `lse` n rows; the instruction set is
-    // the caller's promise.
+unsafe fn kernel<S: Transpose>(task: Task<'_>, lines: Lines, segments: Range<usize>) {
+    let hdp = padded(task.shape.head_dim);
+    // SAFETY: the caller's promise.
     unsafe {
-        for h in 0..group {
-            let q = task.q.as_ptr().add((first_head + h) * hd);
-            let to = lines.q.cast_mut().add(h * n * hdp);
-            pad::<S>(q, s.heads * hd, n, hd, s.scale, to);
+        task.queries::<S>(&lines);
+        lines.total.reset::<S>(task.lines(), hdp);
+        for segment in segments {
+            task.segment::<S>(&lines, segment);
+            task.add::<S>(&lines.total, &lines.state, segment);
         }
-        for line in 0..group * n {
-            *lines.max.add(line) = f32::NEG_INFINITY;
-            S::store(lines.sum.add(line * LANES), S::splat(0.0));
-            for d in (0..hdp).step_by(LANES) {
-                S::store(lines.acc.add(line * hdp + d), S::splat(0.0));
+        task.write::<S>(&lines.total);
+    }
+}
+
+#[inline(always)]
+unsafe fn part_kernel<S: Transpose>(task: Task<'_>, lines: Lines, segment: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        task.queries::<S>(&lines);
+        task.segment::<S>(&lines, segment);
+    }
+}
+
+#[inline(always)]
+unsafe fn total_kernel<S: Transpose>(task: Task<'_>, parts: *mut f32, total: *mut f32) {
+    let (lines, hdp) = (task.lines(), padded(task.shape.head_dim));
+    let total = State::at(total, lines, hdp);
+    // SAFETY: the caller's promise: a part for each segment.
+    unsafe {
+        total.reset::<S>(lines, hdp);
+        for (i, segment) in task.segments().enumerate() {
+            let part = State::at(parts.add(i * State::len(lines, hdp)), lines, hdp);
+            task.add::<S>(&total, &part, segment);
+        }
+        task.write::<S>(&total);
+    }
+}
+
+impl Task<'_> {
+    /// Scales the queries.
+    #[inline(always)]
+    unsafe fn queries<S: Transpose>(&self, lines: &Lines) {
+        let s = self.shape;
+        let (hd, hdp, n) = (s.head_dim, padded(s.head_dim), self.to - self.from);
+        for h in 0..s.group() {
+            // SAFETY: `q` holds n rows, `lines` as many of each head.
+            unsafe {
+                let q = self.q.as_ptr().add((self.kv_head * s.group() + h) * hd);
+                pad::<S>(q, s.heads * hd, n, hd, s.scale, lines.q.cast_mut().add(h * n * hdp));
             }
         }
-        for b in s.first_key(task.from) / BLOCK..=(task.to - 1) / BLOCK {
-            let (k, v) = task.block::<S>(b, &lines);
-            // Rows of a head go together, or, if there is but one row, the heads of the group.
-            let (runs, slope) = if n == 1 { (1, 0) } else { (group, 1) };
-            for run in 0..runs {
-                let mut i = (b * BLOCK).saturating_sub(task.from) * slope;
-                while i < group * n / runs {
-                    let p = task.from + i * slope;
-                    if s.first_key(p) >= (b + 1) * BLOCK {
-                        break;
+    }
+
+    /// Brings `lines.state` from before any key to after those of a segment.
+    #[inline(always)]
+    unsafe fn segment<S: Transpose>(&self, lines: &Lines, segment: usize) {
+        let s = self.shape;
+        let (group, n) = (s.group(), self.to - self.from);
+        let first = s.first_key(self.from).max(segment * SEGMENT) / BLOCK;
+        let last = (self.to - 1).min((segment + 1) * SEGMENT - 1) / BLOCK;
+        // SAFETY: `lines` holds group * n lines; the instruction set is the caller's promise.
+        unsafe {
+            lines.state.reset::<S>(group * n, padded(s.head_dim));
+            for b in first..=last {
+                let (k, v) = self.block::<S>(b, last, lines);
+                // Rows of a head go together, or, if there is but one row, the heads of the group.
+                let (runs, slope) = if n == 1 { (1, 0) } else { (group, 1) };
+                for run in 0..runs {
+                    let mut i = (b * BLOCK).saturating_sub(self.from) * slope;
+                    while i < group * n / runs {
+                        let p = self.from + i * slope;
+                        if s.first_key(p) >= (b + 1) * BLOCK {
+                            break;
+                        }
+                        // Not over the end of a block, so that all rows see something of each.
+                        let most = band::rows::<S>() - p % band::rows::<S>() * slope;
+                        let rows = most.min(group * n / runs - i);
+                        tile::<S>(s, lines, (k, v), b, run * n + i, rows, p, slope);
+                        i += rows;
                     }
-                    // Not over the end of a block, so that all rows see something of each.
-                    let most = band::rows::<S>() - p % band::rows::<S>() * slope;
-                    let rows = most.min(group * n / runs - i);
-                    tile::<S>(s, &lines, (k, v), b, run * n + i, rows, p, slope);
-                    i += rows;
                 }
             }
         }
-        for h in 0..group {
-            for i in (0..n).step_by(LANES) {
-                let (line, rows) = (h * n + i, LANES.min(n - i));
-                let mut sums = [S::splat(1.0); LANES];
-                for (r, sum) in sums.iter_mut().enumerate().take(rows) {
-                    *sum = S::load(lines.sum.add((line + r) * LANES));
-                }
-                let sums = S::to_array(reduce::<S, true>(sums));
-                for (r, sum) in sums.iter().enumerate().take(rows) {
-                    let at = (i + r) * s.heads + first_head + h;
-                    let (acc, out) = (lines.acc.add((line + r) * hdp), task.out.add(at * hd));
-                    unpad::<S>(acc, 1, hd, 1.0 / sum, out, 0);
-                    if let Some(lse) = task.lse {
-                        *lse.add(at) = *lines.max.add(line + r) + libm::logf(*sum);
+    }
+
+    /// Adds the state after a segment to that after those before it, for rows that see some of it.
+    #[inline(always)]
+    unsafe fn add<S: Transpose>(&self, total: &State, state: &State, segment: usize) {
+        let (s, n) = (self.shape, self.to - self.from);
+        let start = (segment * SEGMENT).saturating_sub(self.from).min(n);
+        let end = (start..n)
+            .rev()
+            .find(|i| s.first_key(self.from + i) < (segment + 1) * SEGMENT)
+            .map_or(start, |i| i + 1);
+        for h in 0..s.group() {
+            // SAFETY: both have group * n lines.
+            unsafe { total.add::<S>(state, h * n + start, end - start, padded(s.head_dim)) };
+        }
+    }
+
+    /// Writes the rows.
+    #[inline(always)]
+    unsafe fn write<S: Transpose>(&self, total: &State) {
+        let s = self.shape;
+        let (hd, hdp, n) = (s.head_dim, padded(s.head_dim), self.to - self.from);
+        // SAFETY: `out` and `lse` hold n rows, `total` as many of each head.
+        unsafe {
+            for h in 0..s.group() {
+                for i in (0..n).step_by(LANES) {
+                    let (line, rows) = (h * n + i, LANES.min(n - i));
+                    let mut sums = [S::splat(1.0); LANES];
+                    for (r, sum) in sums.iter_mut().enumerate().take(rows) {
+                        *sum = S::load(total.sum.add((line + r) * LANES));
+                    }
+                    let sums = S::to_array(reduce::<S, true>(sums));
+                    for (r, sum) in sums.iter().enumerate().take(rows) {
+                        let at = (i + r) * s.heads + self.kv_head * s.group() + h;
+                        let (acc, out) = (total.acc.add((line + r) * hdp), self.out.add(at * hd));
+                        unpad::<S>(acc, 1, hd, 1.0 / sum, out, 0);
+                        if let Some(lse) = self.lse {
+                            *lse.add(at) = *total.max.add(line + r) + libm::logf(*sum);
+                        }
                     }
                 }
             }
@@ -317,15 +535,15 @@ unsafe fn tile<S: Transpose>(
             }
         }
         // Lane r for row r; NaN scores have not come through.
-        let before = S::load_n(lines.max.add(line), rows);
+        let before = S::load_n(lines.state.max.add(line), rows);
         let max = S::max(before, reduce::<S, false>(top));
-        S::store_n(lines.max.add(line), max, rows);
+        S::store_n(lines.state.max.add(line), max, rows);
         let mut rescale = [0.0f32; LANES];
         S::store(rescale.as_mut_ptr(), exp_masked::<S>(S::sub(before, max)));
         for (r, rescale) in rescale.iter().enumerate().take(rows) {
             let x = lines.p.add(r * BLOCK);
-            let sum = lines.sum.add((line + r) * LANES);
-            let max = S::splat(*lines.max.add(line + r));
+            let sum = lines.state.sum.add((line + r) * LANES);
+            let max = S::splat(*lines.state.max.add(line + r));
             let mut total = S::mul(S::load(sum), S::splat(*rescale));
             for v in 0..vectors {
                 let weight = exp_masked::<S>(S::sub(S::load(x.add(v * LANES)), max));
@@ -340,7 +558,7 @@ unsafe fn tile<S: Transpose>(
             a_k: 1,
             b: v,
             b_row: hdp,
-            c: lines.acc.add(line * hdp),
+            c: lines.state.acc.add(line * hdp),
             c_row: hdp,
             vectors: hdp / LANES,
             band: visible,

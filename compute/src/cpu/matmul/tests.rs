@@ -189,45 +189,45 @@ fn rows_of_c_may_be_further_apart() {
     }
 }
 
-/// F16 and BF16 weights, read as they are, give the bits that they give widened and packed.
+/// Weights read as they are stored give the bits that they give widened and packed, to and fro.
 #[test]
 fn narrow_weights_give_the_bits_of_widened_ones() {
     use crate::blocks::BlockType::{BF16, F16};
+    use crate::strips::tests::{KINDS, random, strips};
     let mut rng = crate::rng::Rng::new(7);
     for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
         let mut cpu = Cpu::new(2);
         cpu.isa = isa;
-        for ((kind, m), (n, k)) in [(F16, 1), (BF16, 2), (BF16, 3), (F16, 40)]
-            .into_iter()
-            .flat_map(|a| [(7, 40), (70, 1040), (33, 1024), (300, 64)].map(|b| (a, b)))
-        {
-            let bytes: Vec<u8> = (0..n * k)
-                .flat_map(|_| match kind {
-                    F16 => half::f16::from_f32(rng.normal()).to_le_bytes(),
-                    _ => half::bf16::from_f32(rng.normal()).to_le_bytes(),
-                })
-                .collect();
-            let w = Strips::new(&cpu, n, k, kind, |r| &bytes[r * k * 2..(r + 1) * k * 2])
-                .expect("memory");
-            let mut wide = vec![0.0; n * k];
-            kind.widen(&bytes, &mut wide);
-            let x: Vec<f32> = (0..m * k).map(|_| rng.normal()).collect();
-            let (mut y, mut want) = (vec![1.0; m * n], vec![1.0; m * n]);
-            gemm_strips(&cpu, m, &x, &w, &mut y, true);
-            let source = Mat { data: &wide[..], stride: k, transposed: true };
-            let packed = Packed::new(&cpu, k, n, source, false);
-            gemm_packed(
-                &cpu,
-                m,
-                n,
-                k,
-                Rows::F32 { data: &x, stride: k },
-                &packed,
-                &mut want,
-                n,
-                true,
-            );
-            assert_eq!(y, want, "{} {m} x {k} x {n} {}", kind.name(), isa.name());
+        for (i, kind) in KINDS.into_iter().chain([F16, BF16]).enumerate() {
+            let shapes = match kind.elements() {
+                1 => [(7, 40), (70, 1040), (33, 1024), (300, 64)],
+                _ => [(7, 256), (70, 1280), (33, 512), (300, 768)],
+            };
+            for (j, (n, k)) in shapes.into_iter().enumerate() {
+                let m = [1, 2, 3, 40][(i + j) % 4];
+                let data = random(kind, n, k, &mut rng);
+                let w = strips(&cpu, kind, n, k, &data);
+                let mut wide = vec![0.0; n * k];
+                kind.widen(&data, &mut wide);
+                let label = format!("{} {m} x {k} x {n} {}", kind.name(), isa.name());
+
+                let x: Vec<f32> = (0..m * k).map(|_| rng.normal()).collect();
+                let (mut y, mut want) = (vec![1.0; m * n], vec![1.0; m * n]);
+                gemm_strips(&cpu, m, &x, &w, &mut y, true);
+                let a = Mat { data: &x[..], stride: k, transposed: false };
+                let b = Mat { data: &wide[..], stride: k, transposed: true };
+                gemm(&cpu, m, n, k, a, b, &mut want, n, true);
+                assert_eq!(y, want, "{label}");
+
+                let dy: Vec<f32> = (0..m * n).map(|_| rng.normal()).collect();
+                let (mut dx, mut want) = (vec![1.0; m * k], vec![1.0; m * k]);
+                let mut scratch = vec![f32::NAN; [16, 48, 304][j % 3] * k];
+                gemm_strips_turned(&cpu, m, &dy, &w, &mut scratch, &mut dx, j % 2 == 0);
+                let a = Mat { data: &dy[..], stride: n, transposed: false };
+                let b = Mat { data: &wide[..], stride: k, transposed: false };
+                gemm(&cpu, m, k, n, a, b, &mut want, k, j % 2 == 0);
+                assert_eq!(dx, want, "{label}, turned");
+            }
         }
     }
 }
