@@ -80,7 +80,10 @@ fn decode(cpu: &Cpu, s: &AttentionShape, depth: usize) {
         };
         let ids: Vec<_> = std::iter::from_fn(|| pages.allocate()).collect();
         let (k, v) = (numbers(depth * kw), numbers(depth * kw));
-        ids.chunks(each).for_each(|ids| pages.append(0, ids, 0, &k, &v));
+        for ids in ids.chunks(each) {
+            let rows = Span { start: 0, len: depth };
+            pages.append(&cpu.pool, 0, &[CachedSpan { rows, past: 0, pages: ids }], &k, &v);
+        }
         let spans: Vec<_> = ids
             .chunks(each)
             .enumerate()

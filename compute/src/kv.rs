@@ -7,6 +7,9 @@ use half::slice::HalfFloatSliceExt;
 
 use crate::aligned::Aligned;
 use crate::bytes::Bytes;
+use crate::cpu::attention::CachedSpan;
+use crate::cpu::rows::Parts;
+use crate::pool::Pool;
 use crate::simd::{LANES, prefetch};
 
 /// Positions in a page.
@@ -104,6 +107,13 @@ pub struct KvPages {
     layers: usize,
     kv_heads: usize,
     head_dim: usize,
+}
+
+/// A row of a batch, where the first head of its page begins, and which position of the page it is.
+struct Row {
+    row: usize,
+    place: usize,
+    slot: usize,
 }
 
 /// One sequence's pages.
@@ -214,24 +224,32 @@ impl KvPages {
         self.data.len() * 4
     }
 
-    /// Rounds rows of keys and values, `[n, kv_heads * head_dim]`, and stores them as positions `position..`
-    /// of a sequence in a layer.
+    /// Rounds rows of keys and values, `[T, kv_heads * head_dim]`, and stores those of each span in a layer, from
+    /// position `past` on.
     ///
     /// # Panics
-    /// If `pages` has no page in use for a position, or sizes do not agree.
+    /// If a span has no page in use for a position, or sizes do not agree.
     pub fn append(
         &mut self,
+        pool: &Pool,
         layer: usize,
-        pages: &[PageId],
-        position: usize,
+        spans: &[CachedSpan<'_>],
         k: &[f32],
         v: &[f32],
     ) {
         assert!(k.len() == v.len() && k.len().is_multiple_of(self.width().max(1)));
+        let rows: Vec<Row> = spans
+            .iter()
+            .flat_map(|span| (0..span.rows.len).map(move |i| (span, i)))
+            .map(|(span, i)| {
+                let (page, slot) = (span.pages[(span.past + i) / PAGE], (span.past + i) % PAGE);
+                Row { row: span.rows.start + i, place: self.place(layer, page, 0).start, slot }
+            })
+            .collect();
         match self.kind {
             KvType::F32 => {
                 let bits = |x: &[f32]| x.iter().map(|x| x.to_bits().to_le_bytes()).collect();
-                self.store::<4>(layer, pages, position, bits(k), bits(v));
+                self.store::<4>(pool, &rows, bits(k), bits(v));
             }
             KvType::F16 => {
                 let bits = |x: &[f32]| {
@@ -239,7 +257,7 @@ impl KvPages {
                     halves.convert_from_f32_slice(x);
                     halves.into_iter().map(|x| x.to_bits().to_le_bytes()).collect()
                 };
-                self.store::<2>(layer, pages, position, bits(k), bits(v));
+                self.store::<2>(pool, &rows, bits(k), bits(v));
             }
             KvType::Bf16 => {
                 let bits = |x: &[f32]| {
@@ -247,39 +265,51 @@ impl KvPages {
                     halves.convert_from_f32_slice(x);
                     halves.into_iter().map(|x| x.to_bits().to_le_bytes()).collect()
                 };
-                self.store::<2>(layer, pages, position, bits(k), bits(v));
+                self.store::<2>(pool, &rows, bits(k), bits(v));
             }
             KvType::Q8 => {
                 let ((k, k_scales), (v, v_scales)) = (self.eighths(k), self.eighths(v));
-                self.store::<1>(layer, pages, position, k, v);
-                self.store_scales(layer, pages, position, &k_scales, &v_scales);
+                self.store::<1>(pool, &rows, k, v);
+                self.store_scales(&rows, &k_scales, &v_scales);
             }
         }
     }
 
-    /// Puts elements of `N` bytes, as many as rows have, to their places.
+    /// Puts elements of `N` bytes to their places. A key's elements go to as many cache lines: threads
+    /// share heads and parts of them, which no two rows have in common.
     fn store<const N: usize>(
         &mut self,
-        layer: usize,
-        pages: &[PageId],
-        position: usize,
+        pool: &Pool,
+        rows: &[Row],
         k: Vec<[u8; N]>,
         v: Vec<[u8; N]>,
     ) {
         let (hd, hdp, width) = (self.head_dim, padded(self.head_dim), self.width());
-        for (i, (k, v)) in k.chunks_exact(width).zip(v.chunks_exact(width)).enumerate() {
-            let (page, slot) = (pages[(position + i) / PAGE], (position + i) % PAGE);
-            for head in 0..self.kv_heads {
-                let place = self.place(layer, page, head);
-                let elements = self.data.bytes_mut()[place].as_chunks_mut::<N>().0;
-                let (keys, rest) = elements.split_at_mut(PAGE * hd);
-                let r = head * hd..(head + 1) * hd;
-                for (column, x) in keys.chunks_exact_mut(PAGE).zip(&k[r.clone()]) {
-                    column[slot] = *x;
+        let head_bytes = head_bytes(self.kind, hd).unwrap_or(0);
+        let parts = hd.div_ceil(LANES);
+        let data = Parts::new(self.data.bytes_mut());
+        let grain = (1 << 12) / (rows.len() * LANES).max(1) + 1;
+        pool.split(self.kv_heads * (parts + 1), grain, |tasks| {
+            for task in tasks {
+                let (head, part) = (task / (parts + 1), task % (parts + 1));
+                for Row { row, place, slot } in rows {
+                    let start = place + head * head_bytes;
+                    let from = row * width + head * hd;
+                    if part < parts {
+                        for d in part * LANES..hd.min((part + 1) * LANES) {
+                            let at = start + (d * PAGE + slot) * N;
+                            // SAFETY: elements of this task's head and part.
+                            unsafe { data.part(at..at + N) }.copy_from_slice(&k[from + d]);
+                        }
+                    } else {
+                        let at = start + (PAGE * hd + slot * hdp) * N;
+                        // SAFETY: values of this task's head.
+                        let to = unsafe { data.part(at..at + hd * N) };
+                        to.copy_from_slice(v[from..from + hd].as_flattened());
+                    }
                 }
-                rest[slot * hdp..slot * hdp + hd].copy_from_slice(&v[r]);
             }
-        }
+        });
     }
 
     /// Codes of rows, and scales of their heads' groups of 32.
@@ -299,25 +329,20 @@ impl KvPages {
         (codes, scales)
     }
 
-    fn store_scales(
-        &mut self,
-        layer: usize,
-        pages: &[PageId],
-        position: usize,
-        k: &[f32],
-        v: &[f32],
-    ) {
+    fn store_scales(&mut self, rows: &[Row], k: &[f32], v: &[f32]) {
         let groups = self.head_dim.div_ceil(GROUP);
-        let (of_keys, row) = (groups * PAGE, self.kv_heads * groups);
-        for (i, (k, v)) in k.chunks_exact(row).zip(v.chunks_exact(row)).enumerate() {
-            let (page, slot) = (pages[(position + i) / PAGE], (position + i) % PAGE);
+        let head_bytes = head_bytes(self.kind, self.head_dim).unwrap_or(0);
+        let (of_keys, width) = (groups * PAGE, self.kv_heads * groups);
+        for Row { row, place, slot } in rows {
             for head in 0..self.kv_heads {
-                let end = self.place(layer, page, head).end / 4;
+                let end = (place + (head + 1) * head_bytes) / 4;
                 let scales = &mut self.data[end - 2 * of_keys..end];
+                let from = row * width + head * groups;
                 for g in 0..groups {
-                    scales[g * PAGE + slot] = k[head * groups + g];
-                    scales[of_keys + slot * groups + g] = v[head * groups + g];
+                    scales[g * PAGE + slot] = k[from + g];
                 }
+                scales[of_keys + slot * groups..][..groups]
+                    .copy_from_slice(&v[from..from + groups]);
             }
         }
     }
@@ -470,6 +495,13 @@ mod tests {
         assert_eq!(pages.release(PageId(7)), Err(KvError::NotInUse(7)));
     }
 
+    /// Stores rows from a position on, in the last layer.
+    fn append(pages: &mut KvPages, ids: &[PageId], past: usize, k: &[f32], v: &[f32]) {
+        let rows = crate::Span { start: 0, len: k.len() / pages.width() };
+        let span = CachedSpan { rows, past, pages: ids };
+        pages.append(&Pool::new(2), pages.layers - 1, &[span], k, v);
+    }
+
     /// Keys and values of a block, widened.
     fn widened(pages: &KvPages, layer: usize, page: PageId, head: usize) -> (Vec<f32>, Vec<f32>) {
         let hd = pages.head_dim;
@@ -496,9 +528,9 @@ mod tests {
             // Small integers, which all types but the last hold as they are.
             let k: Vec<f32> = (0..5 * width).map(|i| (i * 31 % 127) as f32).collect();
             let v: Vec<f32> = k.iter().map(|x| -x).collect();
-            pages.append(1, &ids, 62, &k, &v);
+            append(&mut pages, &ids, 62, &k, &v);
             let copy = pages.copy_page(ids[1]).expect("one left");
-            pages.append(1, &[ids[0], copy], 64, &vec![9.0; width], &vec![9.0; width]);
+            append(&mut pages, &[ids[0], copy], 64, &vec![9.0; width], &vec![9.0; width]);
             let most = if kind == KvType::Q8 { 0.51 } else { 0.0 };
             for (i, position) in (62..67).enumerate() {
                 for h in 0..heads {
@@ -525,7 +557,7 @@ mod tests {
         for kind in [KvType::F32, KvType::F16, KvType::Bf16, KvType::Q8] {
             let mut pages = KvPages::new(kind, 1, 1, 4, 1).expect("small");
             let page = pages.allocate().expect("free");
-            pages.append(0, &[page], 0, &[1.0, f32::NAN, 2.0, 3.0], &[0.0; 4]);
+            append(&mut pages, &[page], 0, &[1.0, f32::NAN, 2.0, 3.0], &[0.0; 4]);
             let (keys, values) = widened(&pages, 0, page, 0);
             assert!(keys[PAGE].is_nan(), "{kind:?}");
             assert_eq!(values[0], 0.0, "{kind:?}");

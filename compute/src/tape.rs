@@ -308,11 +308,7 @@ impl Tape<'_> {
         let (rows, cols) = self.shape(q);
         let width = shape.kv_heads * shape.head_dim;
         let clock = self.ws.profile.start();
-        for span in spans {
-            let r = span.rows.start * width..(span.rows.start + span.rows.len) * width;
-            let (k, v) = (&self.value(k)[r.clone()], &self.value(v)[r]);
-            pages.append(layer, span.pages, span.past, k, v);
-        }
+        pages.append(&self.ws.cpu.pool, layer, spans, self.value(k), self.value(v));
         let mut out = self.ws.floats.take(rows * cols);
         let q = &self.nodes[q.0].value;
         attention::forward_cached(&self.ws.cpu, shape, layer, pages, spans, q, &mut out);

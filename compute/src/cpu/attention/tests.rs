@@ -186,7 +186,6 @@ fn backward_is_the_slope_of_forward() {
 
 /// A cache with the keys and values of every span, appended in pieces, its pages out of order.
 fn filled(c: &Case, layer: usize, kind: KvType) -> (KvPages, Vec<KvSequence>) {
-    let kw = c.s.widths().1;
     let count = c.spans.iter().map(|s| s.len.div_ceil(BLOCK)).sum();
     let mut pages = KvPages::new(kind, 2, c.s.kv_heads, c.s.head_dim, count).expect("small");
     let mut sequences = vec![KvSequence::default(); c.spans.len()];
@@ -201,9 +200,9 @@ fn filled(c: &Case, layer: usize, kind: KvType) -> (KvPages, Vec<KvSequence>) {
     for (sequence, span) in sequences.iter_mut().zip(&c.spans) {
         while sequence.len < span.len {
             let n = 23.min(span.len - sequence.len);
-            let row = span.start + sequence.len;
-            let r = row * kw..(row + n) * kw;
-            pages.append(layer, &sequence.pages, sequence.len, &c.k[r.clone()], &c.v[r]);
+            let rows = Span { start: span.start + sequence.len, len: n };
+            let piece = CachedSpan { rows, past: sequence.len, pages: &sequence.pages };
+            pages.append(&Pool::new(2), layer, &[piece], &c.k, &c.v);
             sequence.len += n;
         }
     }

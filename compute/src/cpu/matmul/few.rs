@@ -9,7 +9,7 @@ use crate::simd::LANES;
 use crate::strips::{Strips, load_half};
 
 /// Most rows.
-pub(super) const ROWS: usize = 2;
+pub(super) const ROWS: usize = 16;
 /// Strips that are read side by side.
 const STRIPS: usize = 8;
 /// Weights of a task at least.
@@ -29,16 +29,14 @@ pub(super) fn product(cpu: &Cpu, a: &[f32], w: &Strips, c: &mut [f32], more: boo
         let c = unsafe { c.part(0..0).as_mut_ptr() };
         let columns = task * groups / tasks * STRIPS * LANES
             ..n.min((task + 1) * groups / tasks * STRIPS * LANES);
-        let area = Area { a, w, columns, c, more };
-        match rows {
-            1 => crate::dispatch!(cpu.isa, one(area: &Area<'_> = &area)),
-            _ => crate::dispatch!(cpu.isa, two(area: &Area<'_> = &area)),
-        }
+        let area = Area { rows, a, w, columns, c, more };
+        crate::dispatch!(cpu.isa, multiply(area: &Area<'_> = &area));
     });
 }
 
 /// What a task computes.
 struct Area<'a> {
+    rows: usize,
     a: &'a [f32],
     w: &'a Strips,
     columns: std::ops::Range<usize>,
@@ -46,43 +44,45 @@ struct Area<'a> {
     more: bool,
 }
 
+/// Some strips are read by one row, two or four at a time, after the first from the nearest caches.
 #[inline(always)]
-unsafe fn one<S: Bytes>(area: &Area<'_>) {
-    // SAFETY: the caller's promise.
-    unsafe { columns::<S, 1>(area) }
-}
-
-#[inline(always)]
-unsafe fn two<S: Bytes>(area: &Area<'_>) {
-    // SAFETY: the caller's promise.
-    unsafe { columns::<S, 2>(area) }
-}
-
-#[inline(always)]
-unsafe fn columns<S: Bytes, const R: usize>(area: &Area<'_>) {
+unsafe fn multiply<S: Bytes>(area: &Area<'_>) {
     let mut column = area.columns.start;
     while column < area.columns.end {
-        let left = area.columns.end - column;
-        // SAFETY: the caller's promise.
-        unsafe {
-            if S::TILE_VECTORS > 1 && left > (STRIPS - 1) * LANES {
-                strips::<S, R, STRIPS>(area, column);
-                column += STRIPS * LANES;
-            } else if left > LANES {
-                strips::<S, R, 2>(area, column);
-                column += 2 * LANES;
-            } else {
-                strips::<S, R, 1>(area, column);
-                column += LANES;
+        let left = (area.columns.end - column).div_ceil(LANES);
+        let wide = S::TILE_VECTORS > 1 && left >= STRIPS;
+        let taken = if wide { STRIPS } else { left.min(2) };
+        let mut row = 0;
+        while row < area.rows {
+            // SAFETY: the caller's promise.
+            unsafe {
+                row += match (area.rows - row, taken) {
+                    (1, STRIPS) => strips::<S, 1, STRIPS>(area, row, column),
+                    (2 | 3, STRIPS) => strips::<S, 2, STRIPS>(area, row, column),
+                    (_, STRIPS) => {
+                        strips::<S, 4, { STRIPS / 2 }>(area, row, column);
+                        strips::<S, 4, { STRIPS / 2 }>(area, row, column + STRIPS / 2 * LANES)
+                    }
+                    (1, 2) => strips::<S, 1, 2>(area, row, column),
+                    (_, 2) => strips::<S, 2, 2>(area, row, column),
+                    (1, _) => strips::<S, 1, 1>(area, row, column),
+                    _ => strips::<S, 2, 1>(area, row, column),
+                };
             }
         }
+        column += taken * LANES;
     }
 }
 
-/// `R` rows by `V` strips.
+/// `R` rows by `V` strips; gives `R`.
 #[inline(always)]
-unsafe fn strips<S: Bytes, const R: usize, const V: usize>(area: &Area<'_>, column: usize) {
+unsafe fn strips<S: Bytes, const R: usize, const V: usize>(
+    area: &Area<'_>,
+    row: usize,
+    column: usize,
+) -> usize {
     let (w, n, k) = (area.w, area.w.rows(), area.w.cols());
+    let (a, c) = (area.a[row * k..(row + R) * k].as_ptr(), area.c.wrapping_add(row * n));
     let mut from = [std::ptr::null::<u16>(); V];
     for (v, from) in from.iter_mut().enumerate() {
         *from = w.cells(column / LANES + v).as_ptr().cast();
@@ -94,7 +94,7 @@ unsafe fn strips<S: Bytes, const R: usize, const V: usize>(area: &Area<'_>, colu
             for (r, sums) in sums.iter_mut().enumerate() {
                 for (v, sum) in sums.iter_mut().enumerate() {
                     let at = column + v * LANES;
-                    *sum = S::load_n(area.c.add(r * n + at), (n - at).min(LANES));
+                    *sum = S::load_n(c.add(r * n + at), (n - at).min(LANES));
                 }
             }
         }
@@ -103,15 +103,16 @@ unsafe fn strips<S: Bytes, const R: usize, const V: usize>(area: &Area<'_>, colu
             for (v, from) in from.iter().enumerate() {
                 let half = load_half::<S>(f16, from.add(i * LANES));
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    sums[v] = S::fma(S::splat(*area.a.as_ptr().add(r * k + i)), half, sums[v]);
+                    sums[v] = S::fma(S::splat(*a.add(r * k + i)), half, sums[v]);
                 }
             }
         }
         for (r, sums) in sums.iter().enumerate() {
             for (v, sum) in sums.iter().enumerate() {
                 let at = column + v * LANES;
-                S::store_n(area.c.add(r * n + at), *sum, (n - at).min(LANES));
+                S::store_n(c.add(r * n + at), *sum, (n - at).min(LANES));
             }
         }
     }
+    R
 }
