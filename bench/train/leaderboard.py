@@ -27,7 +27,7 @@ VARIANTS = {
     "vocabulary of 1,024": ["tokenizer.vocab_size=1024"],
     "4 layers": ["model.layers=4"],
     "8 layers of 112": ["model.layers=8", "model.dim=112"],
-    "cosine": ['pretrain.schedule.kind="cosine"'],
+    "cosine": ['pretrain.schedule={kind="cosine",warmup=0.01,end=0.0}'],
     "2,000 steps of 512, f32": STEPS_2000 + ['pretrain.dtype="f32"'],
     "2,000 steps of 512, bf16": STEPS_2000 + ['pretrain.dtype="bf16"'],
 }
