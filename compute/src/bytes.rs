@@ -3,6 +3,9 @@
 //! gives the same bits.
 #![allow(unsafe_code, clippy::missing_safety_doc)] // safety is stated once, for the trait
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
+
 use crate::simd::{LANES, Portable, Simd};
 
 /// Bytes of a vector: four a lane.

@@ -8,7 +8,15 @@
 //! This module and the kernels built on it are the only places with vector intrinsics.
 #![allow(unsafe_code, clippy::missing_safety_doc)] // safety is stated once, for the trait
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
+
 use std::sync::OnceLock;
+
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::each;
+#[cfg(target_arch = "aarch64")]
+pub use neon::{Arm, Neon, NeonDot};
 
 /// What the running CPU can do, best last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,11 +29,16 @@ pub enum Isa {
     Avx512,
     /// AVX-512 with products of BF16 and of bytes (VNNI).
     Avx512Bf16,
+    /// AArch64's NEON.
+    Neon,
+    /// NEON with dot products of bytes (FEAT_DotProd).
+    NeonDot,
 }
 
 impl Isa {
     /// Every instruction set, worst first.
-    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
+    pub const ALL: [Isa; 6] =
+        [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Neon, Isa::NeonDot];
 
     /// The name that `HOMEGROWN_ISA` takes.
     pub fn name(self) -> &'static str {
@@ -34,29 +47,34 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
             Isa::Avx512Bf16 => "avx512bf16",
+            Isa::Neon => "neon",
+            Isa::NeonDot => "neondot",
         }
     }
 
     /// Whether this CPU can run it.
     pub fn available(self) -> bool {
+        #[cfg(target_arch = "aarch64")]
+        use std::arch::is_aarch64_feature_detected as has;
         #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::is_x86_feature_detected as has;
-            let avx512 =
-                || has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
-            match self {
-                Isa::Portable => true,
-                Isa::Avx2 => has!("avx2") && has!("fma") && has!("f16c"),
-                Isa::Avx512 => avx512() && Isa::Avx2.available(),
-                Isa::Avx512Bf16 => {
-                    let products = has!("avx512bf16") && has!("avx512vnni");
-                    avx512() && products && Isa::Avx2.available()
-                }
+        use std::arch::is_x86_feature_detected as has;
+        match self {
+            Isa::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => has!("avx2") && has!("fma") && has!("f16c"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                let avx512 =
+                    has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
+                avx512 && Isa::Avx2.available()
             }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        {
-            self == Isa::Portable
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => has!("avx512bf16") && has!("avx512vnni") && Isa::Avx512.available(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => has!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => has!("dotprod") && Isa::Neon.available(),
+            _ => false,
         }
     }
 
@@ -208,7 +226,16 @@ pub fn prefetch(p: *const f32) {
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a hint; every AArch64 has it.
+    unsafe {
+        std::arch::asm!(
+            "prfm pldl1keep, [{p}]",
+            p = in(reg) p.addr(),
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = p;
 }
 
@@ -902,6 +929,13 @@ macro_rules! dispatch {
             // SAFETY: as above.
             unsafe { $kernel::<$crate::simd::Avx2>($($arg),*) }
         }
+        #[cfg(target_arch = "aarch64")]
+        #[target_feature(enable = "neon,dotprod")]
+        #[allow(clippy::too_many_arguments)]
+        unsafe fn neondot($($arg: $ty),*) $(-> $ret)? {
+            // SAFETY: as above.
+            unsafe { $kernel::<$crate::simd::NeonDot>($($arg),*) }
+        }
         $(let $arg: $ty = $value;)*
         // SAFETY: the CPU has the instruction set (asserted); pointers are the caller's promise.
         unsafe {
@@ -912,6 +946,11 @@ macro_rules! dispatch {
                 $crate::simd::Isa::Avx512 => avx512($($arg),*),
                 #[cfg(target_arch = "x86_64")]
                 $crate::simd::Isa::Avx2 => avx2($($arg),*),
+                #[cfg(target_arch = "aarch64")]
+                $crate::simd::Isa::NeonDot => neondot($($arg),*),
+                // No function of its own: what is compiled for AArch64 is compiled for NEON.
+                #[cfg(target_arch = "aarch64")]
+                $crate::simd::Isa::Neon => $kernel::<$crate::simd::Neon>($($arg),*),
                 _ => $kernel::<$crate::simd::Portable>($($arg),*),
             }
         }

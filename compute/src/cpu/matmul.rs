@@ -18,9 +18,7 @@ use std::ops::Range;
 use super::Cpu;
 use super::rows::Parts;
 use crate::bytes::Bytes;
-#[cfg(target_arch = "x86_64")]
-use crate::simd::{Avx2, Avx512};
-use crate::simd::{Isa, LANES, Portable, Simd};
+use crate::simd::{LANES, Simd};
 use crate::strips::{Strips, widen};
 use pack::{Cut, Line, Operand, pack, pack_block};
 use tile::Tile;
@@ -325,14 +323,15 @@ fn product(
     }
     assert!(ldc >= n && c.len() >= (m - 1) * ldc + n, "c is too small");
     let pairs = matches!(a, Operand::Bf16(_));
-    let rows = Cut::Rows(m, m.div_ceil(tile_rows(cpu.isa)));
+    let tile_rows = crate::dispatch!(cpu.isa, tile_rows() -> usize);
+    let rows = Cut::Rows(m, m.div_ceil(tile_rows));
     let columns = Cut::Columns(n, PANEL_LINES);
     let a = if in_place(a, m, k) { Factor::InPlace(a) } else { Factor::Loose(a.turned()) };
     let steps = steps(k, pairs);
     let f = Factors { rows, columns, steps, k, a, b };
 
     let (tiles, panels) = (rows.count(), columns.count());
-    let work = tiles * tile_rows(cpu.isa) * panels * PANEL * steps;
+    let work = tiles * tile_rows * panels * PANEL * steps;
     let (by_rows, by_columns) = if matches!((&f.a, &f.b), (Factor::InPlace(_), Factor::Packed(_))) {
         let wanted = (work / TASK).clamp(1, cpu.pool.threads() * 4);
         let by_rows = (tiles / 4).clamp(1, wanted);
@@ -367,14 +366,9 @@ fn product(
 }
 
 /// Rows of a tile on an instruction set.
-fn tile_rows(isa: Isa) -> usize {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => Avx2::TILE_ROWS,
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx512Bf16 => Avx512::TILE_ROWS,
-        _ => Portable::TILE_ROWS,
-    }
+#[inline(always)]
+unsafe fn tile_rows<S: Simd>() -> usize {
+    S::TILE_ROWS
 }
 
 /// Both operands.

@@ -287,7 +287,11 @@ impl Tile<'_> {
         }
         // SAFETY: the caller's promise.
         unsafe {
-            if const { S::BYTE_TILE.1 == 1 } { by_rows!(1: 1 2) } else { by_rows!(2: 1 2 3 4 5 6) }
+            if const { S::BYTE_TILE.1 == 1 } {
+                by_rows!(1: 1 2 3)
+            } else {
+                by_rows!(2: 1 2 3 4 5 6)
+            }
         }
     }
 

@@ -23,6 +23,15 @@ impl Transpose for Portable {
     }
 }
 
+#[cfg(target_arch = "aarch64")]
+impl<const DOT: bool> Transpose for crate::simd::Arm<DOT> {
+    #[inline(always)]
+    unsafe fn transpose16(x: [Self::F; LANES]) -> [Self::F; LANES] {
+        // SAFETY: the caller's promise.
+        unsafe { Self::transpose(x) }
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;

@@ -1,0 +1,176 @@
+//! [`Bytes`] by NEON. Products of signed bytes need no bias.
+
+use std::arch::{aarch64::*, asm};
+
+use super::Bytes;
+use crate::simd::{Arm, each};
+
+// SAFETY: of the impl and of every block in it: NEON is there on AArch64; where `DOT` is set, dot products of
+// bytes are the caller's promise, and so are pointers.
+unsafe impl<const DOT: bool> Bytes for Arm<DOT> {
+    type B = [uint8x16_t; 4];
+    const BIAS: u8 = 0;
+    // 12 sums, 12 dot products and what they are made of fill 32 registers.
+    const BYTE_TILE: (usize, usize) = (3, 1);
+
+    #[inline(always)]
+    unsafe fn load_bytes(p: *const u8) -> Self::B {
+        // SAFETY: see the impl.
+        unsafe { [vld1q_u8(p), vld1q_u8(p.add(16)), vld1q_u8(p.add(32)), vld1q_u8(p.add(48))] }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut u8, v: Self::B) {
+        // SAFETY: see the impl.
+        unsafe {
+            vst1q_u8(p, v[0]);
+            vst1q_u8(p.add(16), v[1]);
+            vst1q_u8(p.add(32), v[2]);
+            vst1q_u8(p.add(48), v[3]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn splat_byte(x: u8) -> Self::B {
+        // SAFETY: see the impl.
+        unsafe { [vdupq_n_u8(x); 4] }
+    }
+    #[inline(always)]
+    unsafe fn splat_word(p: *const u8) -> Self::B {
+        // SAFETY: see the impl.
+        unsafe { [vreinterpretq_u8_u32(vdupq_n_u32(p.cast::<u32>().read_unaligned())); 4] }
+    }
+    #[inline(always)]
+    unsafe fn or(a: Self::B, b: Self::B) -> Self::B {
+        // SAFETY: see the impl.
+        unsafe { each!(a, b => vorrq_u8(a, b)) }
+    }
+    #[inline(always)]
+    unsafe fn sub_bytes(a: Self::B, b: Self::B) -> Self::B {
+        // SAFETY: see the impl.
+        unsafe { each!(a, b => vsubq_u8(a, b)) }
+    }
+    #[inline(always)]
+    unsafe fn bits(v: Self::B, shift: i32, mask: u8) -> Self::B {
+        // SAFETY: see the impl.
+        unsafe {
+            let (right, mask) = (vdupq_n_s8(-shift as i8), vdupq_n_u8(mask));
+            each!(v => vandq_u8(vshlq_u8(v, right), mask))
+        }
+    }
+    #[inline(always)]
+    unsafe fn lift(v: Self::B, shift: i32) -> Self::B {
+        // SAFETY: see the impl.
+        unsafe { each!(v => vshlq_u8(v, vdupq_n_s8(shift as i8))) }
+    }
+    #[inline(always)]
+    unsafe fn lookup(table: &[i8; 16], v: Self::B) -> Self::B {
+        // SAFETY: see the impl.
+        unsafe {
+            let table = vld1q_u8(table.as_ptr().cast());
+            each!(v => vqtbl1q_u8(table, v))
+        }
+    }
+    #[inline(always)]
+    unsafe fn word_bits(v: Self::B, shift: i32, mask: u32) -> Self::B {
+        // SAFETY: see the impl.
+        unsafe {
+            let (right, mask) = (vdupq_n_s32(-shift), vdupq_n_u32(mask));
+            each!(v => {
+                let shifted = vshlq_u32(vreinterpretq_u32_u8(v), right);
+                vreinterpretq_u8_u32(vandq_u32(shifted, mask))
+            })
+        }
+    }
+    #[inline(always)]
+    unsafe fn word_byte(v: Self::B, i: i32) -> Self::B {
+        // SAFETY: see the impl.
+        unsafe {
+            let up = vdupq_n_s32(24 - 8 * i);
+            each!(v => {
+                let top = vshlq_s32(vreinterpretq_s32_u8(v), up);
+                vreinterpretq_u8_s32(vshrq_n_s32::<24>(top))
+            })
+        }
+    }
+    #[inline(always)]
+    unsafe fn sub_words(a: Self::B, b: Self::B) -> Self::B {
+        // SAFETY: see the impl.
+        unsafe {
+            each!(a, b => {
+                let (a, b) = (vreinterpretq_u32_u8(a), vreinterpretq_u32_u8(b));
+                vreinterpretq_u8_u32(vsubq_u32(a, b))
+            })
+        }
+    }
+    #[inline(always)]
+    unsafe fn words_to_f32(v: Self::B) -> Self::F {
+        // SAFETY: see the impl.
+        unsafe { each!(v => vcvtq_f32_s32(vreinterpretq_s32_u8(v))) }
+    }
+    #[inline(always)]
+    unsafe fn store_codes(p: *mut u8, v: Self::F) {
+        // SAFETY: see the impl.
+        unsafe {
+            let [a, b, c, d] = each!(v => vqmovn_s32(vcvtnq_s32_f32(v)));
+            let (low, high) = (vqmovn_s16(vcombine_s16(a, b)), vqmovn_s16(vcombine_s16(c, d)));
+            vst1q_s8(p.cast(), vcombine_s8(low, high));
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u16) -> Self::F {
+        // SAFETY: see the impl.
+        unsafe {
+            let v = [vld1_u16(p), vld1_u16(p.add(4)), vld1_u16(p.add(8)), vld1_u16(p.add(12))];
+            each!(v => vcvt_f32_f16(vreinterpret_f16_u16(v)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(p: *const u8) -> Self::F {
+        // SAFETY: see the impl.
+        unsafe {
+            let v = vld1q_s8(p.cast());
+            let (a, b) = (vmovl_s8(vget_low_s8(v)), vmovl_high_s8(v));
+            let (low, high) = (vget_low_s16(a), vget_low_s16(b));
+            let v = [vmovl_s16(low), vmovl_high_s16(a), vmovl_s16(high), vmovl_high_s16(b)];
+            each!(v => vcvtq_f32_s32(v))
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot(acc: Self::B, x: Self::B, w: Self::B) -> Self::B {
+        // SAFETY: see the impl.
+        unsafe {
+            if DOT {
+                each!(acc, x, w => dot_words(acc, x, w))
+            } else {
+                each!(acc, x, w => dot_pairs(acc, x, w))
+            }
+        }
+    }
+}
+
+/// Pairs of products are added in 16 bits: 2 * 127 * 128 fits.
+#[inline(always)]
+unsafe fn dot_pairs(acc: uint8x16_t, x: uint8x16_t, w: uint8x16_t) -> uint8x16_t {
+    // SAFETY: NEON is there.
+    unsafe {
+        let (x, w) = (vreinterpretq_s8_u8(x), vreinterpretq_s8_u8(w));
+        let low = vmull_s8(vget_low_s8(x), vget_low_s8(w));
+        let pairs = vpaddq_s16(low, vmull_high_s8(x, w));
+        vreinterpretq_u8_s32(vpadalq_s16(vreinterpretq_s32_u8(acc), pairs))
+    }
+}
+
+/// By the instruction's name, as `vdotq_s32` is not in stable Rust.
+#[inline(always)]
+unsafe fn dot_words(mut acc: uint8x16_t, x: uint8x16_t, w: uint8x16_t) -> uint8x16_t {
+    // SAFETY: dot products of bytes are the caller's promise.
+    unsafe {
+        asm!(
+            "sdot {acc:v}.4s, {x:v}.16b, {w:v}.16b",
+            acc = inout(vreg) acc,
+            x = in(vreg) x,
+            w = in(vreg) w,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    acc
+}
