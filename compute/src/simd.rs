@@ -956,3 +956,6 @@ macro_rules! dispatch {
         }
     }};
 }
+
+#[cfg(test)]
+mod tests;
