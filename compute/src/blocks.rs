@@ -1,7 +1,11 @@
 //! Quantised weights as GGUF files hold them: rows cut into blocks of 32 or 256 elements, each with
 //! scales of its own. The layouts are those of ggml (`ggml-common.h`); formulas stand beside each.
 
+mod narrow;
+
 use half::{bf16, f16};
+
+pub use narrow::Unfit;
 
 /// Elements of a block of the K types.
 const SUPER: usize = 256;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 mod backward;
 mod experts;
 mod head;
+mod inputs;
 mod workspace;
 
 use crate::Span;
@@ -25,6 +26,7 @@ use crate::tensor::Tensor;
 
 pub use experts::Experts;
 pub use head::{Head, Loss};
+pub use inputs::InputSquares;
 pub use workspace::Workspace;
 use workspace::{Copies, Operand};
 

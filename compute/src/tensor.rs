@@ -114,6 +114,23 @@ impl Tensor {
         }
     }
 
+    /// A row, widened to f32.
+    ///
+    /// # Panics
+    /// If there is no such row, or `out` is not one long.
+    pub fn row(&self, r: usize, out: &mut [f32]) {
+        let range = r * self.cols..(r + 1) * self.cols;
+        match &self.storage {
+            Storage::F32(v) => out.copy_from_slice(&v[range]),
+            Storage::Bf16(v) => {
+                let widened = |h: &u16| f32::from_bits(u32::from(*h) << 16);
+                assert_eq!(out.len(), self.cols, "a row");
+                out.iter_mut().zip(&v[range]).for_each(|(y, h)| *y = widened(h));
+            }
+            Storage::Strips(s) => s.row(r, out),
+        }
+    }
+
     /// Where it lives.
     pub fn device(&self) -> Device {
         Device::Cpu

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Tape;
+use super::inputs::InputSquares;
 use crate::Cpu;
 use crate::arena::Arena;
 use crate::cpu::matmul::{Mat, Packed, Rows, gemm, gemm_bf16, gemm_packed, gemm_strips};
@@ -31,6 +32,8 @@ pub struct Workspace {
     packs: Vec<Packs>,
     /// Where the time goes.
     pub profile: Profile,
+    /// What goes into products with weights, if that is asked for.
+    pub inputs: Option<InputSquares>,
 }
 
 /// A weight `[out, in]` packed as the right operand of both products it takes part in.
@@ -56,6 +59,7 @@ impl Workspace {
             codes: Arena::default(),
             packs: Vec::new(),
             profile: Profile::default(),
+            inputs: None,
         }
     }
 
@@ -142,6 +146,9 @@ impl Workspace {
         c: &mut [f32],
         accumulate: bool,
     ) {
+        if let (Some(inputs), false) = (&mut self.inputs, backward) {
+            inputs.add(id, &a.value[..rows * a.cols], a.cols);
+        }
         if let (Some(w), true) = (parameters.get(id).value.strips(), backward) {
             let clock = self.profile.start();
             let mut scratch =
