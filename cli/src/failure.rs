@@ -132,6 +132,28 @@ impl From<model::directory::ModelError> for Failure {
     }
 }
 
+impl From<model::export::ExportError> for Failure {
+    fn from(error: model::export::ExportError) -> Failure {
+        use model::export::ExportError as Error;
+        match error {
+            Error::Store(error) => error.into(),
+            Error::Model(error) => error.into(),
+            error @ Error::Exists(_) => Failure::invalid(error)
+                .hint("Name another with --out, or remove it first: nothing is overwritten."),
+            error @ Error::Disk { .. } => {
+                Failure::failed(error).hint("Make room, or name another disk.")
+            }
+            error @ Error::Unfit(..) => {
+                Failure::invalid(error).hint("Take a type of a larger range, such as BF16 or F32.")
+            }
+            error @ Error::Type(_) => {
+                Failure::invalid(error).hint("--to gguf has all types: F32 to Q4_0.")
+            }
+            error => Failure::invalid(error),
+        }
+    }
+}
+
 impl From<documents::PrepareError> for Failure {
     fn from(error: documents::PrepareError) -> Failure {
         use documents::PrepareError as Error;

@@ -5,6 +5,7 @@ mod chat;
 mod common;
 mod corpus;
 mod evaluate;
+mod export;
 pub mod failure;
 mod fetched;
 mod generate;
@@ -59,6 +60,8 @@ enum Command {
     Generate(generate::GenerateArgs),
     /// How well a model predicts a text: bits per byte, perplexity.
     Score(score::ScoreArgs),
+    /// A model for other programs: a directory of safetensors, or a GGUF file.
+    Export(export::ExportArgs),
     /// Where something is from: the stages, texts, recipe and code behind a run, a model, a report.
     Show(show::ShowArgs),
     /// What this machine does.
@@ -112,6 +115,7 @@ fn run(command: &Command, common: &Common) -> Result<Value, Failure> {
         Command::Chat(args) => chat::chat(args, common),
         Command::Generate(args) => generate::generate(args, common),
         Command::Score(args) => score::score(args, common),
+        Command::Export(args) => export::export(args, common),
         Command::Show(args) => show::show(args, common),
         Command::Bench(BenchCommand::Train(args)) => {
             let result = bench::train(args, common.threads()).map_err(Failure::invalid)?;

@@ -257,7 +257,7 @@ pub fn save(
         ("tokenizer.json", tokenizer_json.as_bytes().to_vec()),
         ("tokenizer_config.json", pretty(settings)),
         ("generation_config.json", pretty(generation)),
-        ("config.json", config.to_json().into_bytes()),
+        ("config.json", config.to_json("float32").into_bytes()),
     ] {
         store::write_atomic(&dir.join(name), &bytes)?;
     }

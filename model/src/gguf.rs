@@ -4,11 +4,16 @@
 //! shape is checked against the bytes that are there before memory is taken for it; arrays stay
 //! in the file and are read when they are asked for.
 
+mod write;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use compute::blocks::BlockType;
 use thiserror::Error;
+
+pub(crate) use write::padding;
+pub use write::{Head, Item};
 
 /// Deepest arrays of arrays.
 const DEEPEST: usize = 4;
@@ -282,27 +287,31 @@ struct Found {
     len: usize,
 }
 
+/// The number of a type in files.
+fn type_number(kind: BlockType) -> u32 {
+    use BlockType::*;
+    match kind {
+        F32 => 0,
+        F16 => 1,
+        Q4_0 => 2,
+        Q4_1 => 3,
+        Q5_0 => 6,
+        Q5_1 => 7,
+        Q8_0 => 8,
+        Q2_K => 10,
+        Q3_K => 11,
+        Q4_K => 12,
+        Q5_K => 13,
+        Q6_K => 14,
+        IQ4_NL => 20,
+        IQ4_XS => 23,
+        BF16 => 30,
+    }
+}
+
 /// The type of a number in the file.
 fn block_type(number: u32) -> Option<BlockType> {
-    use BlockType::*;
-    Some(match number {
-        0 => F32,
-        1 => F16,
-        2 => Q4_0,
-        3 => Q4_1,
-        6 => Q5_0,
-        7 => Q5_1,
-        8 => Q8_0,
-        10 => Q2_K,
-        11 => Q3_K,
-        12 => Q4_K,
-        13 => Q5_K,
-        14 => Q6_K,
-        20 => IQ4_NL,
-        23 => IQ4_XS,
-        30 => BF16,
-        _ => return None,
-    })
+    BlockType::ALL.into_iter().find(|kind| type_number(*kind) == number)
 }
 
 /// Bytes from some place on.

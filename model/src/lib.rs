@@ -4,6 +4,7 @@ pub mod about;
 pub mod account;
 pub mod config;
 pub mod directory;
+pub mod export;
 pub mod generator;
 pub mod gguf;
 mod induction;

@@ -42,7 +42,7 @@ use tokens::Tokens;
 pub use train::{Progress, TrainOptions};
 use words::{Prefix, Words};
 
-use crate::gguf::Contents;
+use crate::gguf::{Contents, Head};
 
 /// What can be wrong with a tokenizer.
 #[derive(Debug, thiserror::Error)]
@@ -167,6 +167,21 @@ impl Tokenizer {
     /// those with the same parts, byte for byte as it would write it.
     pub fn to_json(&self) -> String {
         json::write(self)
+    }
+
+    /// Writes the keys `tokenizer.ggml.*`, for a model whose embedding has `rows`. `roles` say which
+    /// tokens have a part to play.
+    ///
+    /// # Errors
+    /// What the keys of GGUF can't say: they name a pre-tokenizer where `tokenizer.json` has an
+    /// expression.
+    pub fn to_gguf(
+        &self,
+        rows: usize,
+        roles: &Roles,
+        head: &mut Head,
+    ) -> Result<(), TokenizerError> {
+        gguf::write(self, rows, roles, head)
     }
 
     /// The ids of a text, in which nothing is control: what looks like a special token is cut into

@@ -173,7 +173,7 @@ fn lay_out(cpu: &Cpu, kind: BlockType, blocks: &[u8], place: &Place) -> Option<S
 
 /// Where row `r` of heads of `head` rows lies in a file whose halves are interleaved: row `i` of
 /// half `j` of a head is there row `2 i + j`.
-fn source(r: usize, head: usize) -> usize {
+pub(crate) fn source(r: usize, head: usize) -> usize {
     let (start, within, half) = (r / head * head, r % head, (head / 2).max(1));
     start + 2 * (within % half) + within / half
 }

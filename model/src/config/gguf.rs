@@ -1,7 +1,7 @@
 //! The metadata of a GGUF file. Keys: ggml's `docs/gguf.md`, and what llama.cpp writes.
 
 use super::{Config, ConfigError, Family, Mixture, Scaling};
-use crate::gguf::{Contents, Value};
+use crate::gguf::{Contents, Head, Item, Value};
 use crate::weights::{GgufFiles, Tensors};
 
 fn wrong<T>(text: String) -> Result<T, ConfigError> {
@@ -45,7 +45,14 @@ impl Config {
     /// # Errors
     /// What is missing or wrong.
     pub fn from_gguf<B: AsRef<[u8]>>(files: &GgufFiles<B>) -> Result<Config, ConfigError> {
-        let contents = files.contents();
+        Config::from_metadata(files.contents(), files)
+    }
+
+    /// The same, of which the metadata and the shapes of tensors are known.
+    pub(crate) fn from_metadata(
+        contents: &Contents,
+        files: &impl Tensors,
+    ) -> Result<Config, ConfigError> {
         let text = |key: &str| contents.metadata.get(key).and_then(|v| v.as_str());
         let Some(architecture) = text("general.architecture") else {
             return wrong("general.architecture is missing".into());
@@ -179,4 +186,163 @@ fn rope(
         }
     }
     Ok(())
+}
+
+impl Config {
+    /// As GGUF can say it, without a change to what the model computes, and what is to be told of
+    /// that. What it can't say at all stays: whoever writes it reads it back and compares.
+    pub(crate) fn for_gguf(&self) -> (Config, Option<String>) {
+        let mut config = Config { bos_token_id: None, eos_token_id: None, ..self.clone() };
+        let mut note = None;
+        if config.family == Family::Mistral {
+            config.family = Family::Llama;
+        }
+        let gemma = matches!(config.family, Family::Gemma2 | Family::Gemma3);
+        if !config.local.contains(&true) {
+            config.window = None;
+        }
+        match config.window {
+            Some(window) if !gemma => {
+                // Up to there, all that is before is in the window.
+                config.window = None;
+                if window < config.max_position_embeddings {
+                    config.max_position_embeddings = window;
+                    note = Some(format!(
+                        "GGUF has no sliding window for {}: the context ends with the window, after \
+                         {window} tokens",
+                        self.family.model_type()
+                    ));
+                }
+            }
+            _ => {}
+        }
+        if config.window.is_none() {
+            config.local.clear();
+        }
+        let single = |x: f64| f64::from(x as f32);
+        config.rope_theta = single(config.rope_theta);
+        config.local_rope_theta = config.local_rope_theta.map(single);
+        config.rope_scaling = match config.rope_scaling.clone() {
+            Scaling::None => Scaling::None,
+            Scaling::Linear { factor } => Scaling::Linear { factor: single(factor) },
+            Scaling::Llama3 { .. } => {
+                let factors = config.divisors().into_iter().map(single).collect();
+                Scaling::Each { factors, scale: 1.0 }
+            }
+            Scaling::Yarn { factor, fast, slow, original, scale } => Scaling::Yarn {
+                factor: single(factor),
+                fast: single(fast),
+                slow: single(slow),
+                original,
+                scale: single(scale),
+            },
+            Scaling::Each { factors, scale } => Scaling::Each {
+                factors: factors.into_iter().map(single).collect(),
+                scale: single(scale),
+            },
+        };
+        (config, note)
+    }
+
+    /// Factors of rotary frequencies, and the tensors that hold them.
+    pub(crate) fn rope_tensors(&self) -> (&'static [&'static str], Vec<f32>) {
+        match &self.rope_scaling {
+            Scaling::Each { factors, .. } => {
+                let names: &[&str] = match self.family {
+                    Family::Phi3 => &["rope_factors_long.weight", "rope_factors_short.weight"],
+                    _ => &["rope_freqs.weight"],
+                };
+                (names, factors.iter().map(|x| *x as f32).collect())
+            }
+            _ => (&[], Vec::new()),
+        }
+    }
+
+    /// Writes the metadata, of a configuration made by [`Config::for_gguf`].
+    pub(crate) fn write_gguf(&self, head: &mut Head) {
+        let architecture = self.family.row().3;
+        let count = |n: usize| Item::U32(n as u32);
+        let number = |x: f64| Item::F32(x as f32);
+        head.set("general.architecture", Item::Text(architecture.into()));
+        let mut set = |key: &str, item: Item| head.set(format!("{architecture}.{key}"), item);
+        set("vocab_size", count(self.vocab_size));
+        set("context_length", count(self.max_position_embeddings));
+        set("embedding_length", count(self.hidden_size));
+        set("block_count", count(self.num_hidden_layers));
+        set("feed_forward_length", count(self.intermediate_size));
+        set("attention.head_count", count(self.num_attention_heads));
+        let eps = Item::F32(self.rms_norm_eps);
+        if self.layer_norms {
+            set("attention.layer_norm_epsilon", eps);
+        } else {
+            set("attention.layer_norm_rms_epsilon", eps);
+        }
+        if !self.learned_positions {
+            set("attention.head_count_kv", count(self.num_key_value_heads));
+            set("attention.key_length", count(self.head_dim));
+            set("attention.value_length", count(self.head_dim));
+            set("rope.dimension_count", count(self.rotary_dim));
+            set("rope.freq_base", number(self.rope_theta));
+        }
+        if let Some(theta) = self.local_rope_theta {
+            set("rope.freq_base_swa", number(theta));
+        }
+        if let Some(window) = self.window {
+            set("attention.sliding_window", count(window));
+        }
+        if let Some(cap) = self.attention_cap {
+            set("attn_logit_softcapping", Item::F32(cap));
+        }
+        if let Some(cap) = self.logit_cap {
+            set("final_logit_softcapping", Item::F32(cap));
+        }
+        if let Some(m) = &self.mixture {
+            set("expert_count", count(m.experts));
+            set("expert_used_count", count(m.chosen));
+            set("expert_feed_forward_length", count(m.width));
+        }
+        let scale = match &self.rope_scaling {
+            Scaling::None | Scaling::Llama3 { .. } => 1.0,
+            Scaling::Linear { factor } => {
+                set("rope.scaling.type", Item::Text("linear".into()));
+                set("rope.scaling.factor", number(*factor));
+                1.0
+            }
+            Scaling::Yarn { factor, fast, slow, original, scale } => {
+                set("rope.scaling.type", Item::Text("yarn".into()));
+                set("rope.scaling.factor", number(*factor));
+                set("rope.scaling.original_context_length", count(original.round() as usize));
+                set("rope.scaling.yarn_beta_fast", number(*fast));
+                set("rope.scaling.yarn_beta_slow", number(*slow));
+                scale / (0.1 * libm::log(*factor) + 1.0)
+            }
+            Scaling::Each { scale, .. } => {
+                if self.family == Family::Phi3 {
+                    let context = count(self.max_position_embeddings);
+                    set("rope.scaling.original_context_length", context);
+                }
+                *scale
+            }
+        };
+        if (scale - 1.0).abs() > 1e-6 {
+            set("rope.scaling.attn_factor", number(scale));
+        }
+    }
+
+    /// Which value is another in `other`; numbers that are as good as equal are equal.
+    pub(crate) fn difference(&self, other: &Config) -> Option<String> {
+        let numbers = |config: &Config| {
+            let mut config = config.clone();
+            let rounded = |x: f64| (x * 1e5).round() / 1e5;
+            config.attention_scale = rounded(config.attention_scale.into()) as f32;
+            if let Scaling::Yarn { scale, .. } = &mut config.rope_scaling {
+                *scale = rounded(*scale);
+            }
+            format!("{config:#?}")
+        };
+        let (mine, theirs) = (numbers(self), numbers(other));
+        let mut lines = mine.lines().zip(theirs.lines()).filter(|(mine, theirs)| mine != theirs);
+        let said = |line: &str| line.trim().trim_end_matches(',').to_string();
+        lines.next().map(|(mine, theirs)| format!("{}, read as {}", said(mine), said(theirs)))
+    }
 }

@@ -340,12 +340,43 @@ impl File {
     }
 }
 
+/// A number as it is written, not as the nearest f64.
+fn short(x: f32) -> f64 {
+    x.to_string().parse().unwrap_or_default()
+}
+
 impl Config {
-    /// The text of `config.json` of a `qwen3`, the family that is trained here.
-    pub fn to_json(&self) -> String {
-        // As it is written, not as the nearest f64.
-        let eps: f64 = self.rms_norm_eps.to_string().parse().unwrap_or_default();
-        let file = json!({
+    /// The text of a `config.json` beside weights of type `dtype` (as torch calls it). It may be that
+    /// some of the model can't be said there: who needs to know reads it back and compares.
+    pub fn to_json(&self, dtype: &str) -> String {
+        let mut file = match self.family {
+            Family::Gpt2 => self.gpt2(),
+            _ => self.usual(),
+        };
+        file["bos_token_id"] = json!(self.bos_token_id);
+        file["eos_token_id"] = json!(self.eos_token_id);
+        file["torch_dtype"] = json!(dtype);
+        format!("{file:#}\n")
+    }
+
+    fn gpt2(&self) -> Value {
+        json!({
+            "architectures": [self.family.class()],
+            "model_type": self.family.model_type(),
+            "vocab_size": self.vocab_size,
+            "n_embd": self.hidden_size,
+            "n_inner": self.intermediate_size,
+            "n_layer": self.num_hidden_layers,
+            "n_head": self.num_attention_heads,
+            "n_positions": self.max_position_embeddings,
+            "layer_norm_epsilon": short(self.rms_norm_eps),
+            "activation_function": "gelu_new",
+            "tie_word_embeddings": self.tie_word_embeddings,
+        })
+    }
+
+    fn usual(&self) -> Value {
+        let mut file = json!({
             "architectures": [self.family.class()],
             "model_type": self.family.model_type(),
             "vocab_size": self.vocab_size,
@@ -356,15 +387,94 @@ impl Config {
             "num_key_value_heads": self.num_key_value_heads,
             "head_dim": self.head_dim,
             "max_position_embeddings": self.max_position_embeddings,
-            "rms_norm_eps": eps,
+            "rms_norm_eps": short(self.rms_norm_eps),
             "rope_theta": self.rope_theta,
             "tie_word_embeddings": self.tie_word_embeddings,
-            "attention_bias": false,
-            "hidden_act": "silu",
-            "bos_token_id": self.bos_token_id,
-            "eos_token_id": self.eos_token_id,
-            "torch_dtype": "float32",
+            "attention_bias": self.family == Family::Llama && self.qkv_bias,
         });
-        format!("{file:#}\n")
+        let activation = match self.activation {
+            Activation::Silu => "silu",
+            Activation::Gelu => "gelu_pytorch_tanh",
+        };
+        let gemma = matches!(self.family, Family::Gemma2 | Family::Gemma3);
+        file[if gemma { "hidden_activation" } else { "hidden_act" }] = json!(activation);
+        if self.mlp_bias {
+            file["mlp_bias"] = json!(true);
+        }
+        if self.rotary_dim != self.head_dim {
+            file["partial_rotary_factor"] = json!(self.rotary_dim as f64 / self.head_dim as f64);
+        }
+        if gemma {
+            // The scale is 1 over the root of a number, nearly always a whole one.
+            let scalar = 1.0 / f64::from(self.attention_scale).powi(2);
+            let whole = scalar.round();
+            let near = (scalar - whole).abs() < 1e-5 * whole;
+            file["query_pre_attn_scalar"] = json!(if near { whole } else { scalar });
+            file["attn_logit_softcapping"] = json!(self.attention_cap.map(short));
+            file["final_logit_softcapping"] = json!(self.logit_cap.map(short));
+        }
+        if let Some(theta) = self.local_rope_theta {
+            file["rope_local_base_freq"] = json!(theta);
+        }
+        if let Some(window) = self.window.filter(|_| self.local.contains(&true)) {
+            file["sliding_window"] = json!(window);
+            let kind = |local: &bool| if *local { "sliding_attention" } else { "full_attention" };
+            if self.local.contains(&false) || gemma {
+                file["layer_types"] = self.local.iter().map(kind).collect();
+            }
+            if matches!(self.family, Family::Qwen2 | Family::Qwen3 | Family::Qwen3Moe) {
+                file["use_sliding_window"] = json!(true);
+                file["max_window_layers"] = json!(0);
+            }
+        } else if matches!(self.family, Family::Mistral | Family::Phi3 | Family::Gemma2) {
+            // Where it isn't there, these have one.
+            file["sliding_window"] = Value::Null;
+        }
+        if let Some(m) = &self.mixture {
+            file["num_experts"] = json!(m.experts);
+            file["num_experts_per_tok"] = json!(m.chosen);
+            file["moe_intermediate_size"] = json!(m.width);
+            file["norm_topk_prob"] = json!(m.normalised);
+            file["decoder_sparse_step"] = json!(1);
+            file["mlp_only_layers"] = json!([]);
+        }
+        self.write_scaling(&mut file);
+        file
+    }
+
+    fn write_scaling(&self, file: &mut Value) {
+        let context = self.max_position_embeddings;
+        file["rope_scaling"] = match &self.rope_scaling {
+            Scaling::None => return,
+            Scaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
+            Scaling::Llama3 { factor, low, high, original } => json!({
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": low,
+                "high_freq_factor": high,
+                "original_max_position_embeddings": original.round() as u64,
+            }),
+            Scaling::Yarn { factor, fast, slow, original, scale } => json!({
+                "rope_type": "yarn",
+                "factor": factor,
+                "beta_fast": fast,
+                "beta_slow": slow,
+                "attention_factor": scale,
+                "original_max_position_embeddings": original.round() as u64,
+            }),
+            Scaling::Each { factors, scale } => {
+                if self.family == Family::Phi3 {
+                    file["original_max_position_embeddings"] = json!(context);
+                }
+                json!({
+                    "rope_type": "longrope",
+                    "factor": 1.0,
+                    "short_factor": factors,
+                    "long_factor": factors,
+                    "attention_factor": scale,
+                    "original_max_position_embeddings": context,
+                })
+            }
+        };
     }
 }

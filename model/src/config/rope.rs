@@ -107,6 +107,14 @@ impl Scaling {
 }
 
 impl Config {
+    /// What each frequency is divided by.
+    pub(super) fn divisors(&self) -> Vec<f64> {
+        let n = self.rotary_dim / 2;
+        let frequency =
+            |i: usize| libm::pow(self.rope_theta, -2.0 * i as f64 / self.rotary_dim as f64);
+        (0..n).map(|i| self.rope_scaling.divisor(i, n, frequency(i), self.rope_theta)).collect()
+    }
+
     /// The angles of all layers, or of the local ones.
     pub(crate) fn rope(&self, local: bool) -> Rope {
         let (base, scaling) = match self.local_rope_theta.filter(|_| local) {

@@ -42,6 +42,11 @@ impl Merges {
         self.made.push(made);
     }
 
+    /// What pairs become, by rank.
+    pub(super) fn made(&self) -> &[u32] {
+        &self.made
+    }
+
     #[inline]
     fn rank(&self, left: u32, right: u32) -> u32 {
         self.ranks.get(&key(left, right)).copied().unwrap_or(NONE)

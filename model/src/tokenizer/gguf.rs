@@ -1,6 +1,8 @@
 //! The tokenizer in a GGUF file's metadata: vocabulary, types of tokens, scores or merges, and names
 //! of all else.
 
+mod write;
+
 use std::borrow::Cow;
 
 use super::added::{Added, AddedToken};
@@ -11,6 +13,8 @@ use super::splits::{self, Expression};
 use super::words::{Prefix, Words};
 use super::{Cut, Roles, Tokenizer, TokenizerError, json, pipeline};
 use crate::gguf::{Contents, Value};
+
+pub(super) use write::write;
 
 /// Tokens that end a turn, where no key tells.
 const ENDS_OF_TURN: [&str; 6] =

@@ -213,30 +213,57 @@ pub(super) fn is_text(token: &AddedToken, early: bool) -> bool {
     !token.special && (blank || early)
 }
 
-pub(super) fn write(tokenizer: &Tokenizer) -> String {
-    let Tokenizer { normalizer, cut, model, tokens, added, roles, strip, .. } = tokenizer;
-    let byte_level = !matches!(cut, Cut::Words(..));
-    let byte_ids = match model {
-        Model::Bpe(bpe) => match &bpe.symbols {
-            Symbols::Chars { bytes, .. } => bytes.as_deref(),
-            Symbols::Bytes(_) => None,
-        },
-        Model::Unigram(unigram) => unigram.bytes.as_deref(),
-    };
-    let bytes_by_id: HashMap<u32, u8> =
-        byte_ids.into_iter().flat_map(|ids| ids.iter().copied().zip(0..=255)).collect();
-    let text = |id: u32| -> String {
-        let bytes = tokens.get(id).unwrap_or_default();
-        if let Some(token) = added.get(id) {
+/// Tokens as files write them.
+pub(super) struct Texts<'a> {
+    tokenizer: &'a Tokenizer,
+    byte_level: bool,
+    /// Tokens that stand for a byte of an unknown character.
+    bytes_by_id: HashMap<u32, u8>,
+}
+
+impl<'a> Texts<'a> {
+    pub(super) fn new(tokenizer: &'a Tokenizer) -> Texts<'a> {
+        let byte_ids = match &tokenizer.model {
+            Model::Bpe(bpe) => match &bpe.symbols {
+                Symbols::Chars { bytes, .. } => bytes.as_deref(),
+                Symbols::Bytes(_) => None,
+            },
+            Model::Unigram(unigram) => unigram.bytes.as_deref(),
+        };
+        let bytes_by_id: HashMap<u32, u8> =
+            byte_ids.into_iter().flat_map(|ids| ids.iter().copied().zip(0..=255)).collect();
+        let byte_level = !matches!(tokenizer.cut, Cut::Words(..));
+        Texts { tokenizer, byte_level, bytes_by_id }
+    }
+
+    /// Whether a token is written as the byte that it stands for.
+    pub(super) fn is_byte(&self, id: u32) -> bool {
+        self.bytes_by_id.contains_key(&id)
+    }
+
+    pub(super) fn of(&self, id: u32) -> String {
+        let bytes = self.tokenizer.tokens.get(id).unwrap_or_default();
+        if let Some(token) = self.tokenizer.added.get(id) {
             token.content.clone()
-        } else if let Some(byte) = bytes_by_id.get(&id) {
+        } else if let Some(byte) = self.bytes_by_id.get(&id) {
             format!("<0x{byte:02X}>")
-        } else if byte_level {
+        } else if self.byte_level {
             bytes::to_text(bytes)
         } else {
             String::from_utf8_lossy(bytes).replace(' ', "▁")
         }
+    }
+}
+
+pub(super) fn write(tokenizer: &Tokenizer) -> String {
+    let Tokenizer { normalizer, cut, model, tokens, added, roles, strip, .. } = tokenizer;
+    let texts = Texts::new(tokenizer);
+    let byte_level = texts.byte_level;
+    let has_bytes = match model {
+        Model::Bpe(bpe) => matches!(&bpe.symbols, Symbols::Chars { bytes: Some(_), .. }),
+        Model::Unigram(unigram) => unigram.bytes.is_some(),
     };
+    let text = |id: u32| texts.of(id);
     let written = |id: u32| Text(Cow::Owned(text(id)));
     // Added tokens at the end are written there only, as `tokenizers` does.
     let mut model_tokens = tokens.len() as u32;
@@ -257,7 +284,7 @@ pub(super) fn write(tokenizer: &Tokenizer) -> String {
                 continuing_subword_prefix: byte_level.then_some(""),
                 end_of_word_suffix: byte_level.then_some(""),
                 fuse_unk: fuse,
-                byte_fallback: byte_ids.is_some(),
+                byte_fallback: has_bytes,
                 ignore_merges: bpe.whole.is_some(),
                 vocab: Vocab::Ids((0..model_tokens).map(|id| (written(id), id)).collect()),
                 merges: list.map(|&(left, right)| Merge(written(left), written(right))).collect(),
@@ -269,7 +296,7 @@ pub(super) fn write(tokenizer: &Tokenizer) -> String {
             vocab: Vocab::Scores(
                 (0..model_tokens).map(|id| (written(id), unigram.scores[id as usize])).collect(),
             ),
-            byte_fallback: byte_ids.is_some(),
+            byte_fallback: has_bytes,
         }),
     };
     let parts = pipeline::write(normalizer, cut, *strip, roles, text);
