@@ -71,7 +71,7 @@ def main():
     base, ppl = answers(a.model, text, a.windows)
     short = os.path.join(a.out, "text.txt")
     print(f"source: llama.cpp's perplexity {ppl:.4f}")
-    print("| type | MB | bits a weight | llama.cpp's perplexity | ours | ours, --widen | KL | llama-quantize: MB | KL |")
+    print("| type | MB | bits a weight | llama.cpp's perplexity | ours | ours, --exact | KL | llama-quantize: MB | KL |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|--:|", flush=True)
     jobs = [(t, False) for t in a.types.split(",")]
     if a.calibrate:
@@ -96,7 +96,7 @@ def main():
             size = f"{os.path.getsize(file) / 1e6:.1f}"
         name = kind + (", calibrated" if calibrated else "")
         print(f"| {name} | {os.path.getsize(path) / 1e6:.1f} | {made['bits_per_weight']:.2f} | {theirs:.4f} | {score():.4f} "
-              f"| {score('--widen'):.4f} | {kl(base, rows):.2e} | {size} | {other} |", flush=True)
+              f"| {score('--exact'):.4f} | {kl(base, rows):.2e} | {size} | {other} |", flush=True)
 
 
 main()
