@@ -16,7 +16,7 @@ from pathlib import Path
 
 BINARY = Path(__file__).parent / "../../target/release/homegrown"
 BASE = ["pretrain.tokens=600000", "pretrain.validate_tokens=50000", "pretrain.sample_tokens=1000000"]
-STEPS_2000 = ["pretrain.tokens=1024000", "pretrain.batch_tokens=512", "pretrain.micro_tokens=512"]
+STEPS_2000 = ["model.layers=4", "model.context=256", "pretrain.tokens=512000", "pretrain.batch_tokens=256", "pretrain.micro_tokens=256"]
 VARIANTS = {
     "default": [],
     "AdamW alone": ["pretrain.optimizer.muon=false"],
@@ -28,8 +28,8 @@ VARIANTS = {
     "4 layers": ["model.layers=4"],
     "8 layers of 112": ["model.layers=8", "model.dim=112"],
     "cosine": ['pretrain.schedule={kind="cosine",warmup=0.01,end=0.0}'],
-    "2,000 steps of 512, f32": STEPS_2000 + ['pretrain.dtype="f32"'],
-    "2,000 steps of 512, bf16": STEPS_2000 + ['pretrain.dtype="bf16"'],
+    "2,000 steps of 256, f32": STEPS_2000 + ['pretrain.dtype="f32"'],
+    "2,000 steps of 256, bf16": STEPS_2000 + ['pretrain.dtype="bf16"'],
 }
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
 parser.add_argument("text")
