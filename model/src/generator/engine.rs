@@ -63,6 +63,7 @@ struct Sequence {
 }
 
 impl Engine {
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn new(
         model: Arc<Transformer>,
         tokenizer: Arc<Tokenizer>,
