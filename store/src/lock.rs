@@ -14,7 +14,15 @@ use serde::{Deserialize, Serialize};
 use crate::StoreError;
 
 /// A lock that is held. Dropped, it is free.
-pub struct Lock(#[allow(dead_code)] File);
+pub struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing alone would not do: a process that this one is just starting shares its open files
+    /// until it becomes the other program, and would hold the lock for that long.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
 
 /// Who holds a lock.
 #[derive(Serialize, Deserialize)]
@@ -92,6 +100,12 @@ mod tests {
         let error = Lock::take(&path).map(drop).unwrap_err().to_string();
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
         drop(first);
+        // A file that a starting process still shares doesn't keep the lock.
+        let second = Lock::take(&path).unwrap();
+        let shared = second.0.try_clone().unwrap();
+        drop(second);
+        drop(Lock::take(&path).unwrap());
+        drop(shared);
         // What is left of a program that is gone doesn't matter, nor what stands in the file.
         std::fs::write(&path, "junk").unwrap();
         drop(Lock::take(&path).unwrap());
