@@ -1,10 +1,12 @@
 """Exports of one model in every type, read by llama.cpp and by us, beside llama-quantize's files.
 
-    python bench/export/beside_llama.py F16.gguf TEXT [--theirs FOLDER] [--calibrate TEXT] [--out FOLDER]
+    pip install llama-cpp-python numpy
+    cargo build --release
+    python bench/export/beside_llama.py F16.gguf TEXT [--calibrate TEXT] [--out FOLDER]
 
-For each type: size, llama.cpp's perplexity and ours of the same file, and the KL divergence of
-llama.cpp's answers from those of the F16 file, of our file and of llama-quantize's (FOLDER/TYPE.gguf).
-Both compute on one thread less than there are cores or two; windows of 512, the second half scored.
+For each type: size, llama.cpp's perplexity and ours of the same file, and the KL divergence of llama.cpp's
+answers from those of the F16 file, of our file and of the one that llama-quantize makes of the same source.
+Windows of 512, the second half scored; the text for calibration should be another one.
 """
 
 import argparse
@@ -16,7 +18,8 @@ import sys
 import llama_cpp
 import numpy as np
 
-TYPES = "F16 BF16 Q8_0 Q6_K Q4_K_M Q4_0".split()
+# Each with llama.cpp's number of it.
+TYPES = dict(F16=1, BF16=32, Q8_0=7, Q6_K=18, Q4_K_M=15, Q4_0=2)
 CONTEXT = 512
 
 
@@ -48,6 +51,13 @@ def kl(p, q):
     return float(np.concatenate(each).mean())
 
 
+def quantised(source, path, kind):
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.nthread = TYPES[kind], 2
+    if llama_cpp.llama_model_quantize(source.encode(), path.encode(), params):
+        sys.exit(f"llama.cpp can't make {path}")
+
+
 def run(*args):
     out = subprocess.run(args, capture_output=True, text=True)
     if out.returncode:
@@ -59,7 +69,6 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument("model")
     p.add_argument("text")
-    p.add_argument("--theirs")
     p.add_argument("--calibrate")
     p.add_argument("--out", default="/tmp/exports")
     p.add_argument("--windows", type=int, default=6)
@@ -76,11 +85,11 @@ def main():
     jobs = [(t, False) for t in a.types.split(",")]
     if a.calibrate:
         jobs += [(t, True) for t in a.types.split(",") if t in ("Q6_K", "Q4_K_M", "Q4_0")]
-    # Only the windows that llama.cpp scores: ours of the same text.
-    tokens = llama_cpp.Llama(a.model, vocab_only=True, verbose=False).tokenize(text.encode(), add_bos=True, special=False)
+    # Ours of the windows that llama.cpp scores.
     m = llama_cpp.Llama(a.model, vocab_only=True, verbose=False)
-    part = m.detokenize(tokens[: CONTEXT * a.windows + 8]).decode("utf8", "ignore").rstrip("\ufffd")
-    open(short, "w", encoding="utf8").write(part if len(tokens) > CONTEXT * a.windows + 8 else text)
+    tokens = m.tokenize(text.encode(), add_bos=True, special=False)[: CONTEXT * a.windows + 8]
+    with open(short, "w", encoding="utf8") as f:
+        f.write(m.detokenize(tokens).decode("utf8", "ignore"))
     for kind, calibrated in jobs:
         path = os.path.join(a.out, f"{kind}{'-calibrated' if calibrated else ''}.gguf")
         if os.path.exists(path):
@@ -88,15 +97,18 @@ def main():
         more = ["--calibrate", a.calibrate] if calibrated else []
         made = run(a.homegrown, "export", a.model, "--to", "gguf", "--quant", kind, "--out", path, "--json", *more)
         rows, theirs = answers(path, text, a.windows)
-        score = lambda *more: run(a.homegrown, "score", path, short, "--windows", "llama.cpp", "--context", str(CONTEXT), "--json", *more)["perplexity"]
+        command = [a.homegrown, "score", path, short, "--windows", "llama.cpp", "--context", str(CONTEXT), "--json"]
+        ours, exact = (run(*command, *more)["perplexity"] for more in ([], ["--exact"]))
         other, size = "", ""
-        file = a.theirs and os.path.join(a.theirs, f"{kind}.gguf")
-        if file and os.path.exists(file) and not calibrated:
+        if not calibrated:
+            file = os.path.join(a.out, f"{kind}-theirs.gguf")
+            quantised(a.model, file, kind)
             other = f"{kl(base, answers(file, text, a.windows)[0]):.2e}"
             size = f"{os.path.getsize(file) / 1e6:.1f}"
+            os.remove(file)
         name = kind + (", calibrated" if calibrated else "")
-        print(f"| {name} | {os.path.getsize(path) / 1e6:.1f} | {made['bits_per_weight']:.2f} | {theirs:.4f} | {score():.4f} "
-              f"| {score('--exact'):.4f} | {kl(base, rows):.2e} | {size} | {other} |", flush=True)
+        print(f"| {name} | {os.path.getsize(path) / 1e6:.1f} | {made['bits_per_weight']:.2f} | {theirs:.4f} | {ours:.4f} "
+              f"| {exact:.4f} | {kl(base, rows):.2e} | {size} | {other} |", flush=True)
 
 
 main()

@@ -257,6 +257,41 @@ const FRESH: &[Case] = &[
 /// After a run was made.
 const GROWN: &[Case] = &[
     (
+        "an export over what is there",
+        |_| {},
+        "export run --to safetensors --out run/model",
+        2,
+        &["run/model is there already", "nothing is overwritten"],
+    ),
+    (
+        "a type that safetensors lack",
+        |_| {},
+        "export run --to safetensors --quant q8_0 --out new",
+        2,
+        &["Q8_0 is no type of safetensors files here", "--to gguf"],
+    ),
+    (
+        "calibration where nothing depends on it",
+        |_| {},
+        "export run --to gguf --quant F16 --calibrate docs/1.txt --out new.gguf",
+        2,
+        &["--calibrate: nothing in F16 depends on it"],
+    ),
+    (
+        "a short text for calibration",
+        |p| p.write("short.txt", b"Text"),
+        "export run --to gguf --quant Q4_0 --calibrate short.txt --out new.gguf",
+        2,
+        &["short.txt: the text for calibration has", "at least 64"],
+    ),
+    (
+        "an unknown type",
+        |_| {},
+        "export run --to gguf --quant Q9 --out new.gguf",
+        2,
+        &["Q9", "one of F32, F16, BF16, Q8_0, Q6_K, Q4_K_M, Q4_0"],
+    ),
+    (
         "a flipped tokenizer",
         |p| p.change("run/model/tokenizer.json", |b| b.truncate(100)),
         "generate run --prompt Hi",

@@ -1,9 +1,10 @@
 //! The way back: rows of f32 to blocks.
 //!
-//! Plain types round. Q8_0, Q4_0, Q5_0 and Q5_1 take the scale that puts the largest element on the last
-//! code, as ggml's reference does, bit for bit. The K types, and Q4_0 and Q5_0 where importance is
-//! told, search for the scales with the least weighted square of the error: from a grid of
-//! scales, each with its codes and then, for these codes, the best scale (least squares).
+//! Plain types round. Q8_0, Q4_0 and Q5_1 take the scale that puts the largest element on the last
+//! code, as ggml's reference does, bit for bit. The K types and Q5_0, which stands in for them, and
+//! Q4_0 where importance is told, search for the scales with the least weighted square of the error:
+//! from a grid of scales, each with its codes and then, for these codes, the best scale (least
+//! squares).
 //!
 //! Everything is plain arithmetic of f32 in a fixed order: the same bytes on every machine.
 
@@ -85,10 +86,7 @@ impl BlockType {
                     None => q4_0(x, b),
                     Some(w) => q4_0_searched(x, w, b),
                 },
-                Q5_0 => match weights {
-                    None => q5_0(x, b),
-                    Some(w) => q5_0_searched(x, w, b),
-                },
+                Q5_0 => q5_0(x, weights, b),
                 Q5_1 => q5_1(x, b),
                 Q4_K => q4_k(x, weights, b),
                 Q5_K => q5_k(x, weights, b),
@@ -125,23 +123,11 @@ fn q8_0(x: &[f32], b: &mut [u8]) -> bool {
     put_half(b, 0, d).is_some()
 }
 
-/// The codes `0 ..= 2 levels - 1` of 32 elements by ggml's reference, and the scale.
-fn reference(x: &[f32], levels: f32) -> ([u8; 32], f32) {
-    let d = x[largest(x)] / -levels;
-    let inverse = inverse(d);
-    let code = |x: f32| (x * inverse + (levels + 0.5)).min(2.0 * levels - 1.0) as u8;
-    (std::array::from_fn(|i| code(x[i])), d)
-}
-
 fn q4_0(x: &[f32], b: &mut [u8]) -> bool {
-    let (codes, d) = reference(x, 8.0);
-    put_nibbles(&codes, &mut b[2..]);
-    put_half(b, 0, d).is_some()
-}
-
-fn q5_0(x: &[f32], b: &mut [u8]) -> bool {
-    let (codes, d) = reference(x, 16.0);
-    put_fifths(&codes, &mut b[2..]);
+    let d = x[largest(x)] / -8.0;
+    let inverse = inverse(d);
+    let code = |x: f32| (x * inverse + 8.5).min(15.0) as u8;
+    put_nibbles(&std::array::from_fn(|i| code(x[i])), &mut b[2..]);
     put_half(b, 0, d).is_some()
 }
 
@@ -162,8 +148,8 @@ fn q4_0_searched(x: &[f32], w: &[f32], b: &mut [u8]) -> bool {
     true
 }
 
-fn q5_0_searched(x: &[f32], w: &[f32], b: &mut [u8]) -> bool {
-    let Some(d) = put_half(b, 0, symmetric(x, &weigh::<32>(x, Some(w), 32), 16.0)) else {
+fn q5_0(x: &[f32], importance: Option<&[f32]>, b: &mut [u8]) -> bool {
+    let Some(d) = put_half(b, 0, symmetric(x, &weigh::<32>(x, importance, 32), 16.0)) else {
         return false;
     };
     put_fifths(&symmetric_codes::<32>(x, d, 16.0), &mut b[2..]);
