@@ -5,7 +5,7 @@
 //! The layers are those of Goto and van de Geijn (2008), but each task packs for itself ([`pack`]), as
 //! lines that another core wrote come slowly: a block of a strip of the right operand is packed
 //! and stays in the near caches while the rows of a task pass by; a tile of `c` stays in registers (`tile`: on AVX-512 14 rows by 32
-//! columns, 28 accumulators, 16 loads for 28 multiply-adds).
+//! columns, 28 accumulators, 16 loads for 28 multiply-adds; on AVX2 6 by 16).
 #![allow(unsafe_code)]
 
 mod few;
@@ -20,20 +20,16 @@ use super::rows::Parts;
 use crate::bytes::Bytes;
 use crate::simd::{LANES, Simd};
 use crate::strips::{Strips, widen};
-use pack::{Cut, Line, Operand, pack, pack_block};
+use pack::{Cut, Line, Operand, pack, pack_block, words};
 use tile::Tile;
 
-/// Lines of a step of a strip of the right operand, on every instruction set.
-const PANEL_LINES: usize = 2;
-/// Columns of such a strip.
-const PANEL: usize = PANEL_LINES * LANES;
-/// Steps of a block: each passes over the outputs once, and 512 steps of a strip are 64 KiB.
+/// Steps of a block: each passes over the outputs once, and 512 steps of a strip are 64 KiB or 32.
 const BLOCK: usize = 512;
 /// Multiply-adds of a task at least (some microseconds), so that a small product is not split.
 const TASK: usize = 1 << 17;
 
-/// Lines of the rows that pass by a panel before the next one: 384 KiB.
-const PASSING: usize = 6 << 10;
+/// Lines of the rows that pass by a panel before the next one: 192 KiB.
+const PASSING: usize = 3 << 10;
 
 /// Lines of the panels that a task packs at a time: 1 MiB.
 const PACKED: usize = 16 << 10;
@@ -107,8 +103,9 @@ impl Packed {
     pub fn pack(&mut self, cpu: &Cpu, k: usize, n: usize, source: Mat<'_, f32>, bf16: bool) {
         source.check(k, n);
         (self.k, self.n, self.bf16, self.valid) = (k, n, bf16, true);
-        let strips = Cut::Columns(n, PANEL_LINES);
-        self.panels.resize(strips.size(steps(k, bf16)), Line::default());
+        let strips = Cut::Columns(n, tile(cpu)[1]);
+        let words = strips.count() * steps(k, bf16) * strips.width();
+        self.panels.resize(words / LANES, Line::default());
         pack(cpu, Operand::F32(source), strips, k, bf16, &mut self.panels);
     }
 
@@ -323,15 +320,15 @@ fn product(
     }
     assert!(ldc >= n && c.len() >= (m - 1) * ldc + n, "c is too small");
     let pairs = matches!(a, Operand::Bf16(_));
-    let tile_rows = crate::dispatch!(cpu.isa, tile_rows() -> usize);
-    let rows = Cut::Rows(m, m.div_ceil(tile_rows));
-    let columns = Cut::Columns(n, PANEL_LINES);
+    let [tile_rows, panel] = tile(cpu);
+    let rows = Cut::Rows(m, m.div_ceil(tile_rows), tile_rows.next_multiple_of(LANES / 2));
+    let columns = Cut::Columns(n, panel);
     let a = if in_place(a, m, k) { Factor::InPlace(a) } else { Factor::Loose(a.turned()) };
     let steps = steps(k, pairs);
     let f = Factors { rows, columns, steps, k, a, b };
 
     let (tiles, panels) = (rows.count(), columns.count());
-    let work = tiles * tile_rows * panels * PANEL * steps;
+    let work = tiles * tile_rows * panels * panel * steps;
     let (by_rows, by_columns) = if matches!((&f.a, &f.b), (Factor::InPlace(_), Factor::Packed(_))) {
         let wanted = (work / TASK).clamp(1, cpu.pool.threads() * 4);
         let by_rows = (tiles / 4).clamp(1, wanted);
@@ -365,10 +362,14 @@ fn product(
     });
 }
 
-/// Rows of a tile on an instruction set.
+/// Rows and columns of a tile, which are those of a strip of either operand.
+fn tile(cpu: &Cpu) -> [usize; 2] {
+    crate::dispatch!(cpu.isa, tile_size() -> [usize; 2])
+}
+
 #[inline(always)]
-unsafe fn tile_rows<S: Simd>() -> usize {
-    S::TILE_ROWS
+unsafe fn tile_size<S: Simd>() -> [usize; 2] {
+    [S::TILE_ROWS, S::TILE_VECTORS * LANES]
 }
 
 /// Both operands.
@@ -409,31 +410,31 @@ fn pieces(range: &Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>
     range.clone().step_by(len).map(move |start| start..end.min(start + len))
 }
 
-/// Widens `k` of some panels, whole cells, into the first lines of `out`, as [`pack_block`] would.
+/// Widens `k` of some panels, whole cells, into the first words of `out`, as [`pack_block`] would.
 #[inline(always)]
 unsafe fn widen_block<S: Bytes>(
     w: &Strips,
     panels: Range<usize>,
     k: Range<usize>,
-    out: &mut [Line],
+    out: &mut [f32],
 ) {
     let strips = w.rows().div_ceil(LANES);
-    for strip in panels.start * PANEL_LINES..strips.min(panels.end * PANEL_LINES) {
-        let (panel, line) = (strip / PANEL_LINES - panels.start, strip % PANEL_LINES);
+    for strip in panels.start * S::TILE_VECTORS..strips.min(panels.end * S::TILE_VECTORS) {
+        let (panel, line) = (strip / S::TILE_VECTORS - panels.start, strip % S::TILE_VECTORS);
         let at = |k: usize| k / w.cell() * w.kind().bytes() * LANES;
         let from = &w.cells(strip)[at(k.start)..at(k.end)];
-        let to = out[panel * k.len() * PANEL_LINES + line..].as_mut_ptr().cast();
-        // SAFETY: so many columns, and as many lines of the panel, two apart.
-        unsafe { widen::<S>(w.kind(), from.as_ptr(), k.len(), to, PANEL) };
+        let to = out[(panel * k.len() * S::TILE_VECTORS + line) * LANES..].as_mut_ptr();
+        // SAFETY: so many columns, and as many lines of the panel.
+        unsafe { widen::<S>(w.kind(), from.as_ptr(), k.len(), to, S::TILE_VECTORS * LANES) };
     }
 }
 
-/// The first `len` lines, which are there.
-fn room(lines: &mut Vec<Line>, len: usize) -> &mut [Line] {
-    if lines.len() < len {
-        lines.resize(len, Line::default());
+/// The first `len` words, which are there.
+fn room(lines: &mut Vec<Line>, len: usize) -> &mut [f32] {
+    if lines.len() * LANES < len {
+        lines.resize(len.div_ceil(LANES), Line::default());
     }
-    &mut lines[..len]
+    &mut words(lines)[..len]
 }
 
 /// Blocks of k outermost. The panels of a block stay in the second-level cache, a good part of one
@@ -445,7 +446,8 @@ unsafe fn multiply_area<S: Bytes, const PAIRS: bool>(f: &Factors<'_>, area: &Are
     let (mut left, mut right) = BLOCKS.take();
     let cell = if let Factor::Strips(w) = f.b { w.cell() } else { 1 };
     let cells = f.steps / cell;
-    let blocks = cells.div_ceil(BLOCK / cell).max(1);
+    let (width, panel) = (f.rows.width(), f.columns.width());
+    let blocks = cells.div_ceil(BLOCK.div_ceil(cell)).max(1);
     for block in 0..blocks {
         let start = block * cells / blocks * cell;
         let steps = (block + 1) * cells / blocks * cell - start;
@@ -453,17 +455,17 @@ unsafe fn multiply_area<S: Bytes, const PAIRS: bool>(f: &Factors<'_>, area: &Are
         let packed = match (&f.a, &f.b) {
             // Nothing has to be packed anew for the next panel.
             (Factor::InPlace(_), Factor::Strips(_)) => 1,
-            _ => (PACKED / (steps.max(1) * PANEL_LINES)).max(1),
+            _ => (PACKED / (steps.max(1) * S::TILE_VECTORS)).max(1),
         };
         let kept = match f.a {
-            Factor::Loose(_) => (KEPT / steps.max(1)).max(1),
+            Factor::Loose(_) => (KEPT * LANES / (steps.max(1) * width)).max(1),
             _ => area.tiles.len().max(1),
         };
         let passes = pieces(&area.tiles, kept).flat_map(|kept| {
             pieces(&area.panels, packed).map(move |panels| (kept.clone(), panels))
         });
         for (kept, panels) in passes {
-            let right_len = panels.len() * steps * PANEL_LINES;
+            let right_len = panels.len() * steps * panel;
             // SAFETY: the instruction set is the caller's promise.
             unsafe {
                 match f.b {
@@ -478,10 +480,10 @@ unsafe fn multiply_area<S: Bytes, const PAIRS: bool>(f: &Factors<'_>, area: &Are
                     _ => {}
                 }
             }
-            for tiles in pieces(&kept, (PASSING / steps.max(1)).max(1)) {
+            for tiles in pieces(&kept, (PASSING * LANES / (steps.max(1) * width)).max(1)) {
                 if let (Factor::Loose(a), true) = (f.a, panels.start == area.panels.start) {
-                    let left = &mut room(&mut left, kept.len() * steps)
-                        [(tiles.start - kept.start) * steps..];
+                    let left = &mut room(&mut left, kept.len() * steps * width + LANES)
+                        [(tiles.start - kept.start) * steps * width..];
                     // SAFETY: see above.
                     unsafe { pack_block::<S>(a, f.rows, tiles.clone(), k.clone(), PAIRS, left) };
                 }
@@ -491,7 +493,7 @@ unsafe fn multiply_area<S: Bytes, const PAIRS: bool>(f: &Factors<'_>, area: &Are
                         Factor::Packed(lines) => (lines, p * f.steps + start),
                         _ => (&right[..], (p - panels.start) * steps),
                     };
-                    let b = b.as_ptr().cast::<f32>().wrapping_add(first * PANEL);
+                    let b = b.as_ptr().cast::<f32>().wrapping_add(first * panel);
                     for t in tiles.clone() {
                         let rows = f.rows.range(t);
                         let (a, row_step, k_step) = match f.a {
@@ -504,29 +506,27 @@ unsafe fn multiply_area<S: Bytes, const PAIRS: bool>(f: &Factors<'_>, area: &Are
                                 (a.data.as_ptr().wrapping_add(first).cast(), a.stride / unit, 1)
                             }
                             _ => {
-                                let first = (t - kept.start) * steps * LANES;
-                                (left.as_ptr().cast::<f32>().wrapping_add(first), 1, LANES)
+                                let first = (t - kept.start) * steps * width;
+                                (left.as_ptr().cast::<f32>().wrapping_add(first), 1, width)
                             }
                         };
-                        for v in (0..columns.len()).step_by(S::TILE_VECTORS * LANES) {
-                            let tile = Tile::<PAIRS> {
-                                a,
-                                row_step,
-                                k_step,
-                                b: b.wrapping_add(v),
-                                b_step: PANEL,
-                                k: steps,
-                                c: area.c.wrapping_add(rows.start * area.ldc + columns.start + v),
-                                ldc: area.ldc,
-                                columns: (columns.len() - v).min(S::TILE_VECTORS * LANES),
-                                more: area.more || block > 0,
-                            };
-                            if t + 1 < tiles.end {
-                                tile.prefetch(rows.len());
-                            }
-                            // SAFETY: rows, columns and k are inside of the operands.
-                            unsafe { tile.run::<S>(rows.len()) };
+                        let tile = Tile::<PAIRS> {
+                            a,
+                            row_step,
+                            k_step,
+                            b,
+                            b_step: panel,
+                            k: steps,
+                            c: area.c.wrapping_add(rows.start * area.ldc + columns.start),
+                            ldc: area.ldc,
+                            columns: columns.len(),
+                            more: area.more || block > 0,
+                        };
+                        if t + 1 < tiles.end {
+                            tile.prefetch(rows.len());
                         }
+                        // SAFETY: rows, columns and k are inside of the operands.
+                        unsafe { tile.run::<S>(rows.len()) };
                     }
                 }
             }

@@ -18,6 +18,12 @@ use crate::simd::{LANES, Simd};
 #[repr(C, align(64))]
 pub(super) struct Line([f32; LANES]);
 
+/// The words of some lines.
+pub(super) fn words(lines: &mut [Line]) -> &mut [f32] {
+    // SAFETY: a line is sixteen f32, and nothing else.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LANES) }
+}
+
 /// Rows that are copied strip by strip: enough to make up for the way from strip to strip, and few
 /// enough for the translation of addresses.
 const CHUNK: usize = 4 * LANES;
@@ -42,43 +48,37 @@ impl Operand<'_> {
 /// How an operand is cut.
 #[derive(Clone, Copy)]
 pub(super) enum Cut {
-    /// So many columns in strips of so many lines; the last one may be narrower.
+    /// So many columns in strips of so many words; the last one may be narrower.
     Columns(usize, usize),
-    /// So many rows in so many strips of at most a line, as even as can be.
-    Rows(usize, usize),
+    /// So many rows in so many strips, as even as can be, of so many words: half a line or a line.
+    Rows(usize, usize, usize),
 }
 
 impl Cut {
     pub(super) fn count(self) -> usize {
         match self {
-            Cut::Columns(n, lines) => n.div_ceil(lines * LANES),
-            Cut::Rows(_, count) => count,
+            Cut::Columns(n, width) => n.div_ceil(width),
+            Cut::Rows(_, count, _) => count,
         }
     }
 
     /// Columns or rows of a strip.
     pub(super) fn range(self, i: usize) -> Range<usize> {
         match self {
-            Cut::Columns(n, lines) => i * lines * LANES..n.min((i + 1) * lines * LANES),
-            Cut::Rows(m, count) => i * m / count..(i + 1) * m / count,
+            Cut::Columns(n, width) => i * width..n.min((i + 1) * width),
+            Cut::Rows(m, count, _) => i * m / count..(i + 1) * m / count,
         }
     }
 
-    /// Lines of a step.
-    pub(super) fn lines(self) -> usize {
+    /// Words of a step.
+    pub(super) fn width(self) -> usize {
         match self {
-            Cut::Columns(_, lines) => lines,
-            Cut::Rows(..) => 1,
+            Cut::Columns(_, width) | Cut::Rows(_, _, width) => width,
         }
-    }
-
-    /// Lines in all.
-    pub(super) fn size(self, steps: usize) -> usize {
-        self.count() * steps * self.lines()
     }
 }
 
-/// Packs `source`, seen as `[k, columns]`, into the first lines of `out`.
+/// Packs `source`, seen as `[k, columns]`, into strips of columns, the first lines of `out`.
 pub(super) fn pack(
     cpu: &Cpu,
     source: Operand<'_>,
@@ -88,9 +88,11 @@ pub(super) fn pack(
     out: &mut [Line],
 ) {
     let steps = if pairs { k.div_ceil(2) } else { k };
-    let out = Parts::new(&mut out[..strips.size(steps)]);
+    assert!(strips.width().is_multiple_of(LANES), "whole lines");
+    let words = &mut words(out)[..strips.count() * steps * strips.width()];
+    let out = Parts::new(words);
     let chunks = k.div_ceil(LANES);
-    let tasks = (k * strips.count() * strips.lines() * LANES / 16384)
+    let tasks = (k * strips.count() * strips.width() / 16384)
         .clamp(1, cpu.pool.threads() * 4)
         .min(chunks.max(1));
     cpu.pool.run(tasks, |t| {
@@ -98,12 +100,13 @@ pub(super) fn pack(
         let (k, which) = (from(t)..from(t + 1), 0..strips.count());
         let part = Part { source, strips, which, k, first: 0, steps, pairs };
         // SAFETY: tasks write disjoint steps of each strip, inside of `out`.
-        let out = unsafe { out.part(0..0).as_mut_ptr().cast::<f32>() };
+        let out = unsafe { out.part(0..0).as_mut_ptr() };
         crate::dispatch!(cpu.isa, pack_part(part: Part<'_> = part, out: *mut f32 = out));
     });
 }
 
-/// Packs `k` of some strips of `source` into the first lines of `out`.
+/// Packs `k` of some strips of `source` into the first words of `out`. Strips of half a line spoil
+/// half a line more.
 ///
 /// # Safety
 /// As for [`Simd`].
@@ -114,14 +117,15 @@ pub(super) unsafe fn pack_block<S: Simd>(
     which: Range<usize>,
     k: Range<usize>,
     pairs: bool,
-    out: &mut [Line],
+    out: &mut [f32],
 ) {
     let steps = if pairs { k.len().div_ceil(2) } else { k.len() };
-    assert!(out.len() >= which.len() * steps * strips.lines(), "room for what is packed");
+    let spoiled = LANES.saturating_sub(strips.width());
+    assert!(out.len() >= which.len() * steps * strips.width() + spoiled, "room for what is packed");
     let first = k.start;
     let part = Part { source, strips, which, k, first, steps, pairs };
     // SAFETY: `out` has room for all of these steps; the instruction set is the caller's promise.
-    unsafe { pack_part::<S>(part, out.as_mut_ptr().cast()) }
+    unsafe { pack_part::<S>(part, out.as_mut_ptr()) }
 }
 
 /// What a task packs.
@@ -184,7 +188,7 @@ unsafe fn pack_piece<S: Simd, T: Element>(
     out: *mut f32,
 ) {
     let Part { strips, first, steps, pairs, .. } = part;
-    let (width, n) = (strips.lines() * LANES, k.len());
+    let (width, n) = (strips.width(), k.len());
     let step = if *pairs { (k.start - first) / 2 } else { k.start - first };
     for (line, column) in strip.clone().step_by(LANES).enumerate() {
         let columns = LANES.min(strip.end - column);
@@ -277,7 +281,18 @@ impl<T: Element> Block<'_, T> {
     unsafe fn copy<S: Simd, const INSIDE: bool>(&self, n: usize) {
         for i in 0..n {
             // SAFETY: the caller's promise.
-            unsafe { S::store(self.to.add(i * self.width), self.read::<S, INSIDE>(i)) }
+            unsafe { self.write::<S>(i, i + 1 == n, self.read::<S, INSIDE>(i)) }
+        }
+    }
+
+    /// A step. What it spoils of the next one is written after it, but for the last one's: there
+    /// the next strip may be.
+    #[inline(always)]
+    unsafe fn write<S: Simd>(&self, step: usize, last: bool, x: S::F) {
+        let to = self.to.wrapping_add(step * self.width);
+        // SAFETY: the caller's promise.
+        unsafe {
+            if last && self.width < LANES { S::store_n(to, x, self.width) } else { S::store(to, x) }
         }
     }
 
@@ -290,12 +305,12 @@ impl<T: Element> Block<'_, T> {
                 let even = self.read::<S, INSIDE>(2 * i);
                 let odd =
                     if 2 * i + 1 < n { self.read::<S, INSIDE>(2 * i + 1) } else { S::splat(0.0) };
-                S::store(self.to.add(i * self.width), S::pair_bf16(even, odd));
+                self.write::<S>(i, i + 1 == n.div_ceil(2), S::pair_bf16(even, odd));
             }
         }
     }
 
-    /// Columns are steps.
+    /// Columns are steps. (Strips come one after the other here: nothing is spoiled.)
     #[inline(always)]
     unsafe fn turn<S: Simd, const INSIDE: bool>(&self, n: usize, rows: usize, pairs: bool) {
         // SAFETY: the caller's promise.
