@@ -3,152 +3,116 @@
 //! A GGUF file holds the parameters: numbers that training has found. This is what is done with
 //! them, from top to bottom: the file, the tokenizer (text to numbers and back), the transformer
 //! (how likely each token is next), sampling (one of them), the loop. It computes in 32 bits, as
-//! `homegrown generate --exact --kv f32` does, and writes the same tokens.
-//!
-//! ```text
-//! rustc -O run.rs
-//! ./run model.gguf                       a conversation
-//! ./run model.gguf "Who are you?"        one answer
-//! ./run model.gguf --raw "Once upon a"   a text, continued
-//! ```
+//! `homegrown generate --exact --kv f32` does, and writes the same tokens. `rustc -O run.rs` builds
+//! it, and `./run model.gguf` talks.
 
-use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::io::{BufRead, Write};
 use std::sync::OnceLock;
 use std::time::Instant;
 
-const USAGE: &str = "usage: run MODEL.gguf [PROMPT] [--raw] [--OPTION VALUE]...
-  --tokens N       most tokens of an answer [what the context holds]
-  --context N      most tokens in all, if the model can take as many [8192]
-  --temperature T  divides the logits; 0 takes the likeliest token [0]
-  --top-k K        only the K likeliest tokens; 0 is all [0]
-  --top-p P        only the fewest likeliest tokens whose probabilities reach P [1]
-  --min-p P        only tokens at least P times as likely as the likeliest [0]
-  --seed N         start of the random numbers [0]";
+const USAGE: &str = "usage: run MODEL.gguf [PROMPT] [--raw] [--OPTION NUMBER]...
+Without PROMPT a conversation, with --raw a text that goes on; options as of `homegrown generate`:
+--tokens (most of an answer), --context, --temperature, --top-k, --top-p, --min-p, --seed";
 
 /// Errors are for people: what is wrong, and where.
 type Result<T> = std::result::Result<T, String>;
 
 // ---- 1. The file --------------------------------------------------------------------------------
 
-/// A file in GGUF (ggml's `docs/gguf.md`): metadata and tensors by name. A single value of the
-/// metadata is a list of one here.
-pub struct Gguf {
-    bytes: Vec<u8>,
+/// A file in GGUF (ggml's `docs/gguf.md`): metadata (a single value is a list of one here), and
+/// tensors, widened to 32 bits. (Engines don't: what limits them is how fast memory is read.)
+struct Gguf {
     numbers: HashMap<String, Vec<f64>>,
     texts: HashMap<String, Vec<String>>,
-    /// How the numbers are stored, their shape (the length of a row first), where they begin.
-    tensors: HashMap<String, (Blocks, Vec<usize>, usize)>,
+    tensors: HashMap<String, Vec<f32>>,
 }
 
-/// Numbers are stored in blocks: how many are in one, its bytes, what number `i` of it is.
-type Blocks = (usize, usize, fn(&[u8], usize) -> f32);
-
-/// Types of tensors by number. Q is for quantised: a few bits a number, and a scale for 32.
-fn blocks(kind: u64) -> Result<Blocks> {
-    // Numbers of four bits: the first 16 are the low halves of the bytes.
-    fn four(b: &[u8], i: usize) -> f32 {
-        f32::from(b[i % 16] >> (i / 16 * 4) & 15)
+/// Tensors are stored in blocks. By type: how many numbers are in one, its bytes, what number `i`
+/// of it is. Q is for quantised: 32 numbers of 8 bits share a scale.
+fn blocks(kind: u64) -> Result<(usize, usize, fn(&[u8], usize) -> f32)> {
+    const NAMES: &str = "F32 F16 Q4_0 Q4_1 - - Q5_0 Q5_1 Q8_0 Q8_1 Q2_K Q3_K Q4_K Q5_K Q6_K Q8_K";
+    let name = NAMES.split(' ').nth(kind as usize).unwrap_or("another");
+    match kind {
+        0 => Ok((1, 4, |b, _| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+        1 => Ok((1, 2, |b, _| half(b))),
+        8 => Ok((32, 34, |b, i| half(b) * f32::from(b[2 + i] as i8))),
+        30 => Ok((1, 2, |b, _| f32::from_le_bytes([0, 0, b[0], b[1]]))),
+        _ => Err(format!("{kind} ({name}) is not read; F32, F16, BF16 and Q8_0 are")),
     }
-    Ok(match kind {
-        0 => (1, 4, |b, _| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
-        1 => (1, 2, |b, _| half(b)),
-        2 => (32, 18, |b, i| half(b) * (four(&b[2..], i) - 8.0)),
-        3 => (32, 20, |b, i| half(b) * four(&b[4..], i) + half(&b[2..])),
-        8 => (32, 34, |b, i| half(b) * f32::from(b[2 + i] as i8)),
-        30 => (1, 2, |b, _| f32::from_le_bytes([0, 0, b[0], b[1]])),
-        _ => {
-            let names = "F32 F16 Q4_0 Q4_1 - - Q5_0 Q5_1 Q8_0 Q8_1 Q2_K Q3_K Q4_K Q5_K Q6_K";
-            let name = names.split(' ').nth(kind as usize).unwrap_or("a newer type");
-            return Err(format!("{name} ({kind}); known are F32, F16, BF16, Q8_0, Q4_0, Q4_1"));
-        }
-    })
 }
 
-/// A number of 16 bits: sign, 5 bits of exponent, 10 of fraction. Moved to the fields of one of 32
-/// bits it is 2^112 times too small, because exponents there begin lower.
+/// 16 bits: sign, 5 of exponent, 10 of fraction. In fields of 32 bits it is 2^112 times too small.
 fn half(b: &[u8]) -> f32 {
     let bits = u32::from(u16::from_le_bytes([b[0], b[1]]));
     f32::from_bits((bits & 0x8000) << 16 | (bits & 0x7fff) << 13) * 2f32.powi(112)
 }
 
-/// Bytes from some place on; numbers have their lowest byte first.
-struct Reader<'a>(&'a [u8], usize);
+/// Takes bytes off the front.
+fn take<'a>(r: &mut &'a [u8], n: u64) -> Result<&'a [u8]> {
+    let wrong = || format!("the file is cut off: {n} bytes should follow, {} do", r.len());
+    let (taken, rest) = r.split_at_checked(n as usize).ok_or_else(wrong)?;
+    *r = rest;
+    Ok(taken)
+}
 
-impl<'a> Reader<'a> {
-    fn take(&mut self, n: u64) -> Result<&'a [u8]> {
-        let rest = &self.0[self.1..];
-        if n > rest.len() as u64 {
-            return Err(format!("byte {}: {n} bytes should follow, {} do", self.1, rest.len()));
-        }
-        self.1 += n as usize;
-        Ok(&rest[..n as usize])
-    }
+/// A number that isn't negative (none is that is used here); its lowest byte is first.
+fn number(r: &mut &[u8], bytes: u64) -> Result<u64> {
+    Ok(take(r, bytes)?.iter().rev().fold(0, |n, byte| n << 8 | u64::from(*byte)))
+}
 
-    fn number(&mut self, bytes: u64) -> Result<u64> {
-        Ok(self.take(bytes)?.iter().rev().fold(0, |n, byte| n << 8 | u64::from(*byte)))
-    }
+fn text(r: &mut &[u8]) -> Result<String> {
+    let len = number(r, 8)?;
+    String::from_utf8(take(r, len)?.to_vec()).map_err(|e| format!("a text is not UTF-8: {e}"))
+}
 
-    fn text(&mut self) -> Result<String> {
-        let (at, len) = (self.1, self.number(8)?);
-        let text = String::from_utf8(self.take(len)?.to_vec());
-        text.map_err(|_| format!("byte {at}: the text is not UTF-8"))
-    }
-
-    fn value(&mut self, kind: u64) -> Result<f64> {
-        Ok(match kind {
-            0 | 7 => self.number(1)? as f64,
-            1 => f64::from(self.number(1)? as i8),
-            2 => self.number(2)? as f64,
-            3 => f64::from(self.number(2)? as i16),
-            4 => self.number(4)? as f64,
-            5 => f64::from(self.number(4)? as i32),
-            6 => f64::from(f32::from_bits(self.number(4)? as u32)),
-            10 => self.number(8)? as f64,
-            11 => self.number(8)? as i64 as f64,
-            12 => f64::from_bits(self.number(8)?),
-            _ => return Err(format!("byte {}: {kind} is no type of values", self.1)),
-        })
+fn value(r: &mut &[u8], kind: u64) -> Result<f64> {
+    let bytes = *[1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8].get(kind as usize).unwrap_or(&0);
+    match (kind, number(r, bytes)?) {
+        (6, n) => Ok(f64::from(f32::from_bits(n as u32))),
+        (12, n) => Ok(f64::from_bits(n)),
+        (_, n) if bytes > 0 => Ok(n as f64),
+        _ => Err(format!("{} bytes before the end, {kind} is no type of values", r.len())),
     }
 }
 
 impl Gguf {
-    pub fn read(bytes: Vec<u8>) -> Result<Gguf> {
-        let mut r = Reader(&bytes, 0);
-        if r.take(4)? != b"GGUF" || !(2..=3).contains(&r.number(4)?) {
+    fn read(bytes: &[u8]) -> Result<Gguf> {
+        let r = &mut &bytes[..];
+        if take(r, 4)? != b"GGUF" || !(2..=3).contains(&number(r, 4)?) {
             return Err("it is no GGUF file of version 2 or 3".into());
         }
-        let (count, pairs) = (r.number(8)?, r.number(8)?);
+        let (count, pairs) = (number(r, 8)?, number(r, 8)?);
         let (mut numbers, mut texts) = (HashMap::new(), HashMap::new());
         for _ in 0..pairs {
-            let (key, kind) = (r.text()?, r.number(4)?);
-            let (kind, n) = if kind == 9 { (r.number(4)?, r.number(8)?) } else { (kind, 1) };
+            let (key, kind) = (text(r)?, number(r, 4)?);
+            let (kind, n) = if kind == 9 { (number(r, 4)?, number(r, 8)?) } else { (kind, 1) };
             if kind == 8 {
-                texts.insert(key, (0..n).map(|_| r.text()).collect::<Result<_>>()?);
+                texts.insert(key, (0..n).map(|_| text(r)).collect::<Result<_>>()?);
             } else {
-                numbers.insert(key, (0..n).map(|_| r.value(kind)).collect::<Result<_>>()?);
+                numbers.insert(key, (0..n).map(|_| value(r, kind)).collect::<Result<_>>()?);
             }
         }
-        let mut tensors = HashMap::new();
+        let mut heads = vec![];
         for _ in 0..count {
-            let (name, sides) = (r.text()?, r.number(4)?);
-            let side = |_| r.number(8).map(|side| side as usize);
-            let shape = (0..sides).map(side).collect::<Result<Vec<usize>>>()?;
-            let blocks = blocks(r.number(4)?).map_err(|e| format!("the tensor {name} is {e}"))?;
-            tensors.insert(name, (blocks, shape, r.number(8)? as usize));
+            let (name, sides) = (text(r)?, number(r, 4)?);
+            let multiply = |n: u64, _| -> Result<u64> { Ok(n.saturating_mul(number(r, 8)?)) };
+            let n = (0..sides).try_fold(1, multiply)? as usize;
+            let blocks = blocks(number(r, 4)?).map_err(|e| format!("tensor {name}: type {e}"))?;
+            heads.push((name, blocks, n, number(r, 8)? as usize));
         }
-        let alignment = numbers.get("general.alignment").and_then(|n: &Vec<f64>| n.first());
-        let start = r.1.next_multiple_of(alignment.map_or(32, |n| n.clamp(1.0, 4096.0) as usize));
-        for (name, ((elements, size, _), shape, at)) in &mut tensors {
-            let n = shape.iter().fold(1usize, |n, side| n.saturating_mul(*side));
-            *at = at.saturating_add(start);
-            let end = at.saturating_add((n / *elements).saturating_mul(*size));
-            if shape.first().map_or(0, |row| row % *elements) != 0 || end > bytes.len() {
-                return Err(format!("the tensor {name} of {shape:?} doesn't fit the file"));
-            }
+        let mut file = Gguf { numbers, texts, tensors: HashMap::new() };
+        let alignment = file.number("general.alignment").unwrap_or(32.0).clamp(1.0, 4096.0);
+        let start = (bytes.len() - r.len()).next_multiple_of(alignment as usize);
+        for (name, (elements, size, number), n, offset) in heads {
+            let start = start.saturating_add(offset);
+            let end = start.saturating_add((n / elements).saturating_mul(size));
+            let bytes = bytes.get(start..end).filter(|_| n % elements == 0);
+            let bytes = bytes.ok_or(format!("tensor {name} goes beyond the end of the file"))?;
+            let number = |i| number(&bytes[i / elements * size..], i % elements);
+            file.tensors.insert(name, each(n, n, number));
         }
-        Ok(Gguf { bytes, numbers, texts, tensors })
+        Ok(file)
     }
 
     fn number(&self, key: &str) -> Option<f64> {
@@ -158,16 +122,6 @@ impl Gguf {
     fn text(&self, key: &str) -> &str {
         self.texts.get(key).and_then(|texts| texts.first()).map_or("none", |text| text)
     }
-
-    /// All tensors as numbers of 32 bits. (Engines compute with the small ones: what limits them is
-    /// how fast memory is read.)
-    fn widened(&self) -> HashMap<String, Vec<f32>> {
-        let widen = |((elements, size, number), shape, start): &(Blocks, Vec<usize>, usize)| {
-            let (n, bytes) = (shape.iter().product(), &self.bytes[*start..]);
-            each(n, n, |i| number(&bytes[i / elements * size..], i % elements))
-        };
-        self.tensors.iter().map(|(name, tensor)| (name.clone(), widen(tensor))).collect()
-    }
 }
 
 // ---- 2. The tokenizer ---------------------------------------------------------------------------
@@ -175,7 +129,7 @@ impl Gguf {
 /// Text to tokens and back: byte-pair encoding (Sennrich et al. 2016). Text is cut into words, and
 /// these into bytes. Of all neighbours that are a known pair, that of the lowest rank becomes one
 /// token, again and again, until none is left.
-pub struct Tokenizer {
+struct Tokenizer {
     /// The bytes of each token, and the tokens that text becomes by their bytes.
     pieces: Vec<Vec<u8>>,
     ids: HashMap<Vec<u8>, u32>,
@@ -183,48 +137,31 @@ pub struct Tokenizer {
     merges: HashMap<(u32, u32), (usize, u32)>,
     /// Tokens with a meaning, such as the end of a turn. Text never becomes one of them.
     control: HashMap<String, u32>,
-    /// How text is cut: the name of a family, whether it is as for GPT-4 (or for GPT-2), and how
-    /// many digits stay together.
+    /// Who cuts text so, whether as for GPT-4 (not GPT-2), how many digits stay together.
     cut: (String, bool, usize),
-    /// What text begins with that no template made, and what ends an answer.
+    /// What begins a text that no template made, and what ends an answer.
     bos: Option<u32>,
     ends: Vec<u32>,
 }
 
-/// What `char::is_alphabetic` counts and the expressions' `\p{L}` doesn't: signs of vowels, letters
-/// in circles.
-const SIGNS: &str = "\
-    345-36f 5b0-5c7 610-61a 64b-65f 670 6d6-6e4 6e7-6ed 711 730-73f 7a6-7b0 816-817 81b-823 \
-    825-827 829-82c 88f-897 8d4-903 93a-93b 93e-94f 955-957 962-963 981-983 9be-9cc 9d7 9e2-9e3 \
-    a01-a03 a3e-a51 a70-a71 a75-a83 abe-acc ae2-ae3 afa-b03 b3e-b57 b62-b63 b82 bbe-bcc bd7-c04 \
-    c3e-c56 c5c c62-c63 c81-c83 cbe-cdc ce2-ce3 cf3-d03 d3e-d4c d57 d62-d63 d81-d83 dcf-df3 e31 \
-    e34-e3a e4d eb1 eb4-ebc ecd f71-f83 f8d-fbc 102b-103e 1056-1059 105e-1060 1062-1064 \
-    1067-106d 1071-1074 1082-108d 108f-109d 1712-1713 1732-1733 1752-1753 1772-1773 17b6-17c8 \
-    1885-1886 18a9 1920-1938 1a17-1a1b 1a55-1a74 1abf-1b04 1b35-1b43 1b80-1b82 1ba1-1bad \
-    1be7-1bf1 1c24-1c36 1dd3-1df4 24b6-24e9 2de0-2dff a674-a67b a69e-a69f a7ce-a7cf a7d2 a7d4 \
-    a7f1 a802 a80b a823-a827 a880-a881 a8b4-a8c5 a8ff a926-a92a a947-a952 a980-a983 a9b4-a9bf \
-    a9e5 aa29-aa36 aa43 aa4c-aa4d aa7b-aa7d aab0 aab2-aab4 aab7-aab8 aabe aaeb-aaef aaf5 \
-    abe3-abea fb1e";
-
 /// An example of a character's class: letter, number, line break, white space, anything else.
 fn class(c: char) -> char {
-    let sign = |range: &str| {
-        let mut ends = range.split('-').map(|hex| u32::from_str_radix(hex, 16).unwrap_or(0));
-        let first = ends.next().unwrap_or(0);
-        (first..=ends.next().unwrap_or(first)).contains(&(c as u32))
-    };
+    // Signs of vowels, which `is_alphabetic` counts; those of India's scripts are laid out alike.
+    let (code, indic) = (c as u32, ('\u{900}'..'\u{d80}').contains(&c) && c != '\u{b83}');
+    let sign = matches!(code, 0x345..=0x36f | 0x5b0..=0x5c7 | 0x610..=0x61a | 0x64b..=0x65f | 0xe31
+        | 0xe34..=0xe3a | 0xdcf..=0xdf3 | 0xf71..=0xf83 | 0x102b..=0x103e | 0x17b6..=0x17c8)
+        || indic && matches!(code & 127, 1..=3 | 0x3e..=0x4d | 0x4f | 0x55..=0x57 | 0x62..=0x63);
     match c {
         '\r' | '\n' => '\n',
         _ if c.is_whitespace() => ' ',
         _ if c.is_numeric() => '0',
-        _ if c.is_ascii_alphabetic() => 'a',
-        _ if c.is_alphabetic() && !SIGNS.split(' ').any(sign) => 'a',
+        _ if c.is_alphabetic() && !sign => 'a',
         _ => '!',
     }
 }
 
 impl Tokenizer {
-    pub fn new(file: &Gguf) -> Result<Tokenizer> {
+    fn new(file: &Gguf) -> Result<Tokenizer> {
         let key = |name: &str| format!("tokenizer.ggml.{name}");
         let id = |name: &str| file.number(&key(name)).map(|id| id as u32);
         let texts = |name: &str| file.texts.get(&key(name)).ok_or(format!("no {}", key(name)));
@@ -235,12 +172,11 @@ impl Tokenizer {
             ("gpt2", "llama-bpe" | "dbrx") => (true, 3),
             ("gpt2", "qwen2" | "stablelm2") => (true, 1),
             (model, _) => {
-                let known = "gpt2 with gpt-2, smollm, llama-bpe, dbrx, qwen2 or stablelm2";
-                return Err(format!("the tokenizer {model} with {pre} is not known; {known} is"));
+                let known = "gpt-2, smollm, llama-bpe, dbrx, qwen2, stablelm2";
+                return Err(format!("the tokenizer {model} {pre} is not read; gpt2 {known} are"));
             }
         };
-        // Tokens are written in an alphabet: bytes that can be seen are themselves (in Latin-1), the
-        // others are characters from U+0100 on.
+        // Tokens are spelled: bytes that can be seen as in Latin-1, the others from U+0100 on.
         let (mut alphabet, mut next) = (HashMap::new(), 0x100);
         for byte in 0..=255u8 {
             let seen = matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
@@ -252,16 +188,17 @@ impl Tokenizer {
         };
         let (mut pieces, mut ids, mut control) = (vec![], HashMap::new(), HashMap::new());
         let kinds = file.numbers.get(&key("token_type")).ok_or("no types of tokens")?;
-        for ((text, kind), id) in texts("tokens")?.iter().zip(kinds).zip(0..) {
+        let tokens = texts("tokens")?.iter();
+        for ((text, kind), id) in tokens.zip(kinds.iter().chain(std::iter::repeat(&5.0))).zip(0..) {
             // 1: text, 2 to 4: control, 5: unused, 6: a byte.
-            let is_text = *kind == 1.0 || *kind == 6.0;
-            let piece = if is_text { spelled(text) } else { Some(text.clone().into_bytes()) };
-            pieces.push(piece.ok_or(format!("token {id}, {text:?}, is not made of bytes"))?);
-            if is_text {
-                ids.insert(pieces[pieces.len() - 1].clone(), id);
+            let mut piece = text.clone().into_bytes();
+            if *kind == 1.0 || *kind == 6.0 {
+                piece = spelled(text).ok_or(format!("token {id}, {text:?}, is not spelled so"))?;
+                ids.insert(piece.clone(), id);
             } else if *kind < 5.0 {
                 control.insert(text.clone(), id);
             }
+            pieces.push(piece);
         }
         let mut merges = HashMap::new();
         for (rank, merge) in texts("merges")?.iter().enumerate() {
@@ -274,27 +211,23 @@ impl Tokenizer {
         let turn = || turn.iter().find_map(|text| control.get(*text).copied());
         let ends = id("eos_token_id").into_iter().chain(id("eot_token_id").or_else(turn)).collect();
         let begins = file.number(&key("add_bos_token")).map_or(pre == "llama-bpe", |n| n != 0.0);
-        let bos = id("bos_token_id").filter(|_| begins);
+        let bos = id("bos_token_id").filter(|id| begins && (*id as usize) < pieces.len());
         let cut = (pre.to_string(), gpt4, digits);
         Ok(Tokenizer { pieces, ids, merges, control, cut, bos, ends })
     }
 
-    /// Length of the word that text begins with, by its characters and their classes. For GPT-2 it is
-    /// what `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+` finds; for GPT-4
-    /// also `[^\r\n\p{L}\p{N}]?\p{L}+`, `\p{N}{1,3}`, `[^\s\p{L}\p{N}]+[\r\n]*` and `\s*[\r\n]+`.
+    /// Length of the word that text begins with, by its characters and their classes. GPT-2's are
+    /// `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`; GPT-4's begin
+    /// with any mark before letters, and end after line breaks.
     fn word(&self, s: &[char], classes: &[char]) -> usize {
         let (_, gpt4, digits) = self.cut;
         let at = |i: usize| classes.get(i).copied().unwrap_or('$');
         let run = |from: usize, class| from + (from..).take_while(|i| at(*i) == class).count();
-        let small = |i: usize| match s.get(i) {
-            Some('ſ') if gpt4 && i == 1 => 's',
-            Some(c) if gpt4 => c.to_ascii_lowercase(),
-            c => *c.unwrap_or(&' '),
-        };
-        match (s[0], small(1), small(2)) {
-            ('\'', 's' | 't' | 'm' | 'd', _) => return 2,
-            ('\'', 'r' | 'v', 'e') | ('\'', 'l', 'l') => return 3,
-            _ => {}
+        let begin: String = s.iter().take(3).collect();
+        let begin = if gpt4 { begin.to_ascii_lowercase() } else { begin };
+        let endings = ["'s", "'t", "'m", "'d", "'re", "'ve", "'ll"];
+        if let Some(ending) = endings.iter().find(|ending| begin.starts_with(**ending)) {
+            return ending.len();
         }
         let space = usize::from(s[0] == ' '); // goes with what follows
         match (at(0), at(space)) {
@@ -353,10 +286,8 @@ impl Tokenizer {
 fn each(n: usize, work: usize, number: impl Fn(usize) -> f32 + Sync) -> Vec<f32> {
     static CORES: OnceLock<usize> = OnceLock::new();
     let cores = CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
-    if work < 1 << 17 {
-        return (0..n).map(number).collect();
-    }
-    let (mut out, part, number) = (vec![0.0; n], n.div_ceil(*cores), &number);
+    let part = if work < 1 << 17 { n } else { n.div_ceil(*cores) }.max(1);
+    let (mut out, number) = (vec![0.0; n], &number);
     std::thread::scope(|scope| {
         for (start, out) in (0..).step_by(part).zip(out.chunks_mut(part)) {
             scope.spawn(move || (start..).zip(out).for_each(|(i, y)| *y = number(i)));
@@ -367,58 +298,38 @@ fn each(n: usize, work: usize, number: impl Fn(usize) -> f32 + Sync) -> Vec<f32>
 
 /// The sum of products, in 16 sums side by side: so many a processor can do at once.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let (mut sums, whole) = ([0.0; 16], a.len() / 16 * 16);
-    for (a, b) in a.chunks_exact(16).zip(b.chunks_exact(16)) {
+    let mut sums = [0.0; 16];
+    for (a, b) in a.chunks(16).zip(b.chunks(16)) {
         sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b);
     }
-    let rest = a[whole..].iter().zip(&b[whole..]).map(|(a, b)| a * b);
-    sums.iter().copied().chain(rest).sum()
-}
-
-/// Adds to the residual stream.
-fn add(x: &mut [f32], y: &[f32]) {
-    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+    sums.iter().sum()
 }
 
 /// A decoder-only transformer (Vaswani et al. 2017) as Llama made it usual (Touvron et al. 2023). A
 /// token is a vector `x` of `width` numbers, the residual stream. Each layer adds what attention
 /// finds among the tokens before, and then what a small network makes of it.
-pub struct Transformer {
+struct Transformer {
     tensors: HashMap<String, Vec<f32>>,
-    /// Of each layer, keys and values of all tokens so far, `[heads of keys, head]` each: what was
-    /// computed once is kept.
+    /// Keys and values of the tokens so far, `[heads of keys, head]` each, by layer.
     caches: Vec<(Vec<f32>, Vec<f32>)>,
-    vocab: usize,
-    width: usize,
-    hidden: usize,
-    /// Heads of queries, those of keys and values, and numbers of a head.
-    heads: usize,
-    kv_heads: usize,
-    head: usize,
+    /// Tokens, numbers of `x`, of the network inside, of a head; heads of queries, and of keys.
+    sizes: [usize; 6],
     context: usize,
     epsilon: f32,
-    /// How far each pair of a head turns from one token to the next, and whether the two lie side by
-    /// side or half a head apart.
+    /// How far pairs of a head turn from token to token; whether they lie side by side.
     turns: Vec<f64>,
     beside: bool,
-    /// Tokens so far.
     len: usize,
 }
 
-/// The family of a model, if it can be run here.
-pub fn family(file: &Gguf) -> Result<String> {
-    let family = file.text("general.architecture").to_string();
-    let scaling = file.text(&format!("{family}.rope.scaling.type"));
-    match (&family[..], scaling) {
-        ("llama" | "qwen2" | "qwen3", "none" | "linear") => Ok(family),
-        ("llama" | "qwen2" | "qwen3", _) => Err(format!("rope scaling {scaling} is not known")),
-        _ => Err(format!("the architecture {family} is not known; llama, qwen2 and qwen3 are")),
-    }
-}
-
 impl Transformer {
-    fn new(file: &Gguf) -> Result<Transformer> {
-        let name = family(file)?;
+    fn new(file: &mut Gguf) -> Result<Transformer> {
+        let name = file.text("general.architecture").to_string();
+        let scaling = file.text(&format!("{name}.rope.scaling.type"));
+        if !["llama", "qwen2", "qwen3"].contains(&&name[..]) || scaling != "none" {
+            return Err(format!("{name} with rope scaling {scaling}: run are llama, qwen2, qwen3"));
+        }
+        let tensors = std::mem::take(&mut file.tensors);
         let number = |key: &str| file.number(&format!("{name}.{key}"));
         let count = |key: &str, usual| number(key).map_or(usual, |n| n.clamp(0.0, 1e7) as usize);
         let (width, hidden) = (count("embedding_length", 0), count("feed_forward_length", 0));
@@ -427,46 +338,25 @@ impl Transformer {
         let kv_heads = count("attention.head_count_kv", heads).max(1);
         let head = count("attention.key_length", width / heads);
         let turning = count("rope.dimension_count", head);
-        let sizes = [width, hidden, layers, context, head, turning];
+        let vocab = file.texts.get("tokenizer.ggml.tokens").map_or(0, |tokens| tokens.len());
+        let sizes = [vocab, width, hidden, head, heads, kv_heads];
         if sizes.contains(&0) || heads % kv_heads != 0 || turning % 2 != 0 || turning > head {
-            return Err(format!("{sizes:?} with {heads} and {kv_heads} heads are no sizes"));
+            return Err(format!("{sizes:?}, {turning} of a head turn: no sizes of a model"));
         }
         let epsilon = number("attention.layer_norm_rms_epsilon").unwrap_or(1e-6) as f32;
-        let (tensors, beside) = (file.widened(), name == "llama");
-        // Rotary positions (Su et al. 2021): pair i turns by theta^(-2i/head) a token. For contexts
-        // longer than those of training, turns are slower: all, or each by a divisor.
-        let theta = number("rope.freq_base").unwrap_or(1e4);
-        let slower = number("rope.scaling.factor").unwrap_or(1.0);
-        let by =
-            |i| tensors.get("rope_freqs.weight").and_then(|by| by.get(i)).map_or(1.0, |by| *by);
-        let turn = |i| theta.powf(-2.0 * i as f64 / turning as f64) / slower / f64::from(by(i));
-        let turns: Vec<f64> = (0..turning / 2).map(turn).collect();
-        let vocab = file.texts.get("tokenizer.ggml.tokens").map_or(0, |tokens| tokens.len());
         let caches = vec![Default::default(); layers];
-        Ok(Transformer {
-            tensors,
-            caches,
-            vocab,
-            width,
-            hidden,
-            heads,
-            kv_heads,
-            head,
-            context,
-            epsilon,
-            turns,
-            beside,
-            len: 0,
-        })
+        // Rotary positions (Su et al. 2021): pair i turns by theta^(-2i/head) a token. For contexts
+        // longer than those of training, some models divide that.
+        let theta = number("rope.freq_base").unwrap_or(1e4);
+        let by = |i| tensors.get("rope_freqs.weight").and_then(|by| by.get(i)).unwrap_or(&1.0);
+        let turn = |i| theta.powf(-2.0 * i as f64 / turning as f64) / f64::from(*by(i));
+        let (turns, beside) = ((0..turning / 2).map(turn).collect(), name == "llama");
+        Ok(Transformer { tensors, caches, sizes, context, epsilon, turns, beside, len: 0 })
     }
 
-    /// A tensor of so many numbers.
     fn tensor(&self, name: &str, n: usize) -> Result<&[f32]> {
-        match self.tensors.get(name) {
-            Some(tensor) if tensor.len() == n => Ok(tensor),
-            Some(tensor) => Err(format!("the tensor {name} has {} numbers, not {n}", tensor.len())),
-            None => Err(format!("there is no tensor {name}")),
-        }
+        let tensor = self.tensors.get(name).filter(|tensor| tensor.len() == n);
+        Ok(tensor.ok_or_else(|| format!("there is no tensor {name} of {n} numbers"))?)
     }
 
     /// `y = W x + b` of `n` numbers; `W` is `[n, inputs]`, row after row.
@@ -484,28 +374,28 @@ impl Transformer {
         Ok(x.iter().zip(weight).map(|(x, w)| x * factor * w).collect())
     }
 
-    /// Reads a token: fills the caches, and gives `x` after the last layer.
+    /// Reads a token, and tells how likely each one is next: logits, `[tokens]`.
     fn read(&mut self, token: u32) -> Result<Vec<f32>> {
-        let (head, kv, now) = (self.head, self.kv_heads * self.head, self.len);
-        let embedding = self.tensor("token_embd.weight", self.vocab * self.width)?;
-        let mut x = embedding[token as usize * self.width..][..self.width].to_vec();
+        let ([vocab, width, hidden, head, heads, kv_heads], now) = (self.sizes, self.len);
+        let embedding = self.tensor("token_embd.weight", vocab * width)?;
+        let mut x = embedding[token as usize * width..][..width].to_vec();
         for layer in 0..self.caches.len() {
             let part = |name: &str| format!("blk.{layer}.{name}");
             // Attention: each head asks with a query, and takes the values of the tokens whose keys
             // are like it. Queries and keys turn with the position, so that distances count.
             let h = self.norm(&part("attn_norm"), &x)?;
-            let q = self.linear(&part("attn_q"), &h, self.heads * head)?;
-            let k = self.linear(&part("attn_k"), &h, kv)?;
-            let v = self.linear(&part("attn_v"), &h, kv)?;
+            let q = self.linear(&part("attn_q"), &h, heads * head)?;
+            let k = self.linear(&part("attn_k"), &h, kv_heads * head)?;
+            let v = self.linear(&part("attn_v"), &h, kv_heads * head)?;
             let q = self.turned(&part("attn_q_norm"), q)?;
             let k = self.turned(&part("attn_k_norm"), k)?;
             let (keys, values) = &mut self.caches[layer];
             keys.extend(k);
             values.extend(v);
-            let (mut found, group) = (vec![0.0; q.len()], self.heads / self.kv_heads);
+            let (mut found, group) = (vec![0.0; q.len()], heads / kv_heads);
             for (i, (q, y)) in q.chunks(head).zip(found.chunks_mut(head)).enumerate() {
                 // Several heads of queries share one of keys (Ainslie et al. 2023).
-                let at = |token: usize| token * kv + i / group * head;
+                let at = |token: usize| token * kv_heads * head + i / group * head;
                 let score = |token| dot(q, &keys[at(token)..][..head]) / (head as f32).sqrt();
                 // Softmax: shares that sum to 1. The largest is taken off: nothing overflows.
                 let scores: Vec<f32> = (0..=now).map(score).collect();
@@ -517,31 +407,32 @@ impl Transformer {
                     y.iter_mut().zip(v).for_each(|(y, v)| *y += share / sum * v);
                 }
             }
-            add(&mut x, &self.linear(&part("attn_output"), &found, self.width)?);
+            let a = self.linear(&part("attn_output"), &found, width)?;
+            x.iter_mut().zip(a).for_each(|(x, a)| *x += a);
 
             // The network (SwiGLU, Shazeer 2020): many numbers, each let through by a gate.
             let h = self.norm(&part("ffn_norm"), &x)?;
-            let gate = self.linear(&part("ffn_gate"), &h, self.hidden)?;
-            let up = self.linear(&part("ffn_up"), &h, self.hidden)?;
+            let gate = self.linear(&part("ffn_gate"), &h, hidden)?;
+            let up = self.linear(&part("ffn_up"), &h, hidden)?;
             let through = |(gate, up): (&f32, &f32)| gate / (1.0 + (-gate).exp()) * up;
             let m: Vec<f32> = gate.iter().zip(&up).map(through).collect();
-            add(&mut x, &self.linear(&part("ffn_down"), &m, self.width)?);
+            let m = self.linear(&part("ffn_down"), &m, width)?;
+            x.iter_mut().zip(m).for_each(|(x, m)| *x += m);
         }
         self.len += 1;
-        Ok(x)
+        let untied = self.tensors.contains_key("output.weight");
+        let output = if untied { "output" } else { "token_embd" };
+        self.linear(output, &self.norm("output_norm", &x)?, vocab)
     }
 
     /// Heads turned to the position, and before that normed where the family does so (Qwen3).
     fn turned(&self, norm: &str, x: Vec<f32>) -> Result<Vec<f32>> {
-        let mut out = vec![];
-        for x in x.chunks(self.head) {
+        let (mut out, half) = (vec![], self.turns.len());
+        for x in x.chunks(self.sizes[3]) {
             let normed = self.tensors.contains_key(&format!("{norm}.weight"));
             let mut x = if normed { self.norm(norm, x)? } else { x.to_vec() };
             for (i, turn) in self.turns.iter().enumerate() {
-                let (a, b) = match self.beside {
-                    true => (2 * i, 2 * i + 1),
-                    false => (i, i + self.turns.len()),
-                };
+                let (a, b) = if self.beside { (2 * i, 2 * i + 1) } else { (i, i + half) };
                 let (sin, cos) = (self.len as f64 * turn).sin_cos();
                 let (one, two, sin, cos) = (x[a], x[b], sin as f32, cos as f32);
                 x[a] = one * cos - two * sin;
@@ -551,68 +442,52 @@ impl Transformer {
         }
         Ok(out)
     }
-
-    /// How likely each token is next: logits, `[vocab]`. Often `W` is the embedding again.
-    fn logits(&self, x: &[f32]) -> Result<Vec<f32>> {
-        let tied = !self.tensors.contains_key("output.weight");
-        let name = if tied { "token_embd" } else { "output" };
-        self.linear(name, &self.norm("output_norm", x)?, self.vocab)
-    }
 }
 
 // ---- 4. Sampling --------------------------------------------------------------------------------
 
-type Options = HashMap<&'static str, f64>;
-
-/// Chooses a token by the logits at a position.
-fn choose(logits: &[f32], options: &Options, position: usize) -> Result<u32> {
-    let (temperature, top_k, top_p) = (options["temperature"], options["top-k"], options["top-p"]);
+/// Chooses a token by the logits at a position. `top-p` is the nucleus (Holtzman et al. 2019).
+fn choose(logits: &[f32], options: &HashMap<&str, f64>, position: usize) -> Result<u32> {
+    // A temperature above 1 makes unlikely tokens likelier, below 1 less likely.
+    let (heat, top_k, top_p) = match options["temperature"] {
+        0.0 => (1.0, 1, 1.0),
+        heat => (heat, options["top-k"] as usize, options["top-p"]),
+    };
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weight = |id: &usize| (f64::from(logits[*id] - max) / heat).exp(); // at most 1
     let mut ids: Vec<usize> = (0..logits.len()).collect();
-    if temperature == 0.0 {
-        ids = ids.into_iter().find(|id| logits[*id] == max).into_iter().collect();
+    if top_k > 0 || top_p < 1.0 {
+        ids.sort_by(|a, b| (logits[*b] + 0.0).total_cmp(&(logits[*a] + 0.0)));
+        ids.truncate(if top_k > 0 { top_k } else { ids.len() });
     }
-    // A temperature above 1 makes unlikely tokens likelier. The likeliest has weight 1.
-    let weight = |id: &usize| (f64::from(logits[*id] - max) / temperature.max(1e-9)).exp();
-    if top_k > 0.0 || top_p < 1.0 {
-        ids.sort_by(|a, b| logits[*b].partial_cmp(&logits[*a]).unwrap_or(Ordering::Equal));
-    }
-    if top_k > 0.0 {
-        ids.truncate(top_k as usize);
-    }
-    // Where a running sum of weights is past some number.
-    let past = |ids: &[usize], mut left: f64| {
+    // Where a running sum of weights gets past a share of all.
+    let past = |ids: &[usize], share: f64| {
+        let mut left = share * ids.iter().map(weight).sum::<f64>();
         ids.iter().position(|id| {
             left -= weight(id);
             left < 0.0
         })
     };
     if top_p < 1.0 {
-        // The nucleus (Holtzman et al. 2019).
-        let all: f64 = ids.iter().map(weight).sum();
-        ids.truncate(past(&ids, top_p * all).map_or(ids.len(), |last| last + 1));
+        ids.truncate(past(&ids, top_p).map_or(ids.len(), |last| last + 1));
     }
     ids.retain(|id| weight(id) > 0.0 && weight(id) >= options["min-p"]); // Nguyen et al. 2024
-    let all: f64 = ids.iter().map(weight).sum();
-    let chosen = past(&ids, random(options["seed"] as u64, position as u64) * all);
-    let chosen = chosen.map(|i| &ids[i]).or(ids.last()).filter(|_| all.is_finite());
-    chosen.map(|id| *id as u32).ok_or("the logits are not numbers: the file is broken".into())
+    let chosen = past(&ids, random(options["seed"] as u64, position as u64));
+    let chosen = chosen.map(|i| &ids[i]).or(ids.last());
+    chosen.map(|id| *id as u32).ok_or("the logits are no numbers: the file is broken".into())
 }
 
-/// A number in 0..1 by seed and position: the first of xoshiro256++ (Blackman and Vigna 2019), which
-/// SplitMix64 starts (Steele et al. 2014).
-fn random(seed: u64, mut position: u64) -> f64 {
-    fn split_mix(state: &mut u64) -> u64 {
-        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+/// In 0..1, by seed and position: a step of xoshiro256++ (2019) from a state of SplitMix64 (2014).
+fn random(seed: u64, position: u64) -> f64 {
+    let split_mix = |state: u64, steps: u64| {
+        let z = state.wrapping_add(steps.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
-    }
-    position ^= 0x5851_f42d_4c95_7f2d;
-    let mut mixed = seed ^ split_mix(&mut position);
-    let mut state = split_mix(&mut mixed);
-    let s = [(); 4].map(|()| split_mix(&mut state));
-    let bits = s[0].wrapping_add(s[3]).rotate_left(23).wrapping_add(s[0]);
+    };
+    let start = split_mix(seed ^ split_mix(position ^ 0x5851_f42d_4c95_7f2d, 1), 1);
+    let (first, last) = (split_mix(start, 1), split_mix(start, 4));
+    let bits = first.wrapping_add(last).rotate_left(23).wrapping_add(first);
     (bits >> 11) as f64 / (1u64 << 53) as f64
 }
 
@@ -623,7 +498,6 @@ fn random(seed: u64, mut position: u64) -> f64 {
 fn chatml(file: &Gguf, t: &Tokenizer, message: &str, first: bool) -> Option<Vec<u32>> {
     let template = file.text("tokenizer.chat_template").replace("\\n", "\n");
     let (open, close) = (*t.control.get("<|im_start|>")?, *t.control.get("<|im_end|>")?);
-    // What the template puts before conversations.
     let mut systems = template.split("<|im_start|>system\n").skip(1);
     let plain = |text: &&str| !text.contains(['\'', '"', '{']);
     let system = systems.find_map(|text| text.split("<|im_end|>").next().filter(plain));
@@ -637,56 +511,56 @@ fn chatml(file: &Gguf, t: &Tokenizer, message: &str, first: bool) -> Option<Vec<
 }
 
 /// Reads a prompt, then writes token after token until one ends the answer.
-fn answer(model: &mut Transformer, t: &Tokenizer, prompt: &[u32], options: &Options) -> Result<()> {
+fn answer(
+    model: &mut Transformer,
+    t: &Tokenizer,
+    prompt: &[u32],
+    options: &HashMap<&str, f64>,
+) -> Result<()> {
     let context = model.context.min(options["context"] as usize);
-    let room = context.saturating_sub(model.len + prompt.len());
+    let used = model.len + prompt.len();
+    let room = context.saturating_sub(used);
     let most = if options["tokens"] > 0.0 { options["tokens"] as usize } else { room };
     if prompt.is_empty() || room == 0 || most > room {
-        let before = model.len + prompt.len();
-        return Err(format!("{before} tokens and an answer don't fit into a context of {context}"));
+        return Err(format!(
+            "a prompt up to token {used} and an answer don't fit {context} tokens"
+        ));
     }
-    let (start, mut out) = (Instant::now(), std::io::stdout());
-    let mut x = vec![];
+    let (start, mut logits, mut held, mut n) = (Instant::now(), vec![], vec![], 0);
     for token in prompt {
-        x = model.read(*token)?;
+        logits = model.read(*token)?;
     }
-    let (read, mut held, mut n) = (start.elapsed().as_secs_f64(), vec![], 0);
     while n < most {
-        let token = choose(&model.logits(&x)?, options, model.len)?;
+        let token = choose(&logits, options, model.len)?;
         if t.ends.contains(&token) {
             break;
         }
         held.extend(&t.pieces[token as usize]);
         // A character can take several tokens; it waits until it is whole.
-        let whole = match std::str::from_utf8(&held) {
-            Err(e) if e.error_len().is_none() => e.valid_up_to(),
-            _ => held.len(),
-        };
-        let text: Vec<u8> = held.drain(..whole).collect();
-        let shown = write!(out, "{}", String::from_utf8_lossy(&text)).and_then(|()| out.flush());
-        shown.map_err(|e| format!("cannot write: {e}"))?;
-        x = model.read(token)?;
+        let cut = std::str::from_utf8(&held).err().filter(|e| e.error_len().is_none());
+        let whole = cut.map_or(held.len(), |e| e.valid_up_to());
+        let shown = write!(std::io::stdout(), "{}", String::from_utf8_lossy(&held[..whole]));
+        shown.and_then(|()| std::io::stdout().flush()).map_err(|e| format!("cannot write: {e}"))?;
+        held.drain(..whole);
+        logits = model.read(token)?;
         n += 1;
     }
     println!("{}", String::from_utf8_lossy(&held));
-    let (reading, writing) = (prompt.len() as f64 / read, start.elapsed().as_secs_f64() - read);
-    eprintln!("[read {reading:.1} tokens/s, wrote {n}, {:.1} tokens/s]", n as f64 / writing);
+    let speed = (prompt.len() + n) as f64 / start.elapsed().as_secs_f64();
+    eprintln!("[{} tokens read, {n} written, {speed:.1} tokens/s]", prompt.len());
     Ok(())
 }
 
 fn run(mut args: impl Iterator<Item = String>) -> Result<()> {
     let (mut words, mut raw) = (vec![], false);
-    let mut options: Options =
-        [("temperature", 0.0), ("top-k", 0.0), ("top-p", 1.0), ("min-p", 0.0)].into();
-    options.extend([("seed", 0.0), ("tokens", 0.0), ("context", 8192.0)]);
+    let mut options = HashMap::from([("seed", 0.0), ("tokens", 0.0), ("context", 8192.0)]);
+    options.extend([("temperature", 0.0), ("top-k", 0.0), ("top-p", 1.0), ("min-p", 0.0)]);
     while let Some(arg) = args.next() {
         match arg.strip_prefix("--").map(|name| (name, options.get_mut(name))) {
             Some(("raw", _)) => raw = true,
             Some((_, Some(value))) => {
-                let number = args.next().and_then(|number| number.parse().ok());
-                *value = number
-                    .filter(|n: &f64| *n >= 0.0)
-                    .ok_or(format!("{arg}: a number\n{USAGE}"))?;
+                let number = args.next().and_then(|n| n.parse().ok()).filter(|n: &f64| *n >= 0.0);
+                *value = number.ok_or(format!("{arg} takes a number\n{USAGE}"))?;
             }
             Some(_) => return Err(USAGE.into()),
             None => words.push(arg),
@@ -694,20 +568,18 @@ fn run(mut args: impl Iterator<Item = String>) -> Result<()> {
     }
     let (Some(path), true) = (words.first(), words.len() <= 2) else { return Err(USAGE.into()) };
     let wrong = |error: String| format!("{path}: {error}");
-    let bytes = std::fs::read(path).map_err(|e| wrong(e.to_string()))?;
-    let mut file = Gguf::read(bytes).map_err(wrong)?;
+    let bytes = std::fs::read(path).map_err(|e| wrong(e.to_string()));
+    let mut file = Gguf::read(&bytes?).map_err(wrong)?;
     let tokenizer = Tokenizer::new(&file).map_err(wrong)?;
-    let mut model = Transformer::new(&file).map_err(wrong)?;
-    file.bytes.clear();
-    if !raw && chatml(&file, &tokenizer, "", true).is_none() {
-        eprintln!("note: the model has no form of conversations that is known here; text goes on");
-        raw = true;
-    }
+    let mut model = Transformer::new(&mut file).map_err(wrong)?;
     let mut respond = |message: &str| {
-        let plain = || tokenizer.bos.into_iter().chain(tokenizer.encode(message)).collect();
-        let turn = || chatml(&file, &tokenizer, message, model.len == 0);
-        let prompt = if raw { None } else { turn() }.unwrap_or_else(plain);
-        answer(&mut model, &tokenizer, &prompt, &options)
+        let (first, text) = (model.len == 0, || tokenizer.encode(message));
+        let plain = || tokenizer.bos.into_iter().filter(|_| first).chain(text()).collect();
+        let form = if raw { None } else { chatml(&file, &tokenizer, message, first) };
+        if form.is_none() && !raw {
+            eprintln!("note: its form of conversations is not known here; the text is continued");
+        }
+        answer(&mut model, &tokenizer, &form.unwrap_or_else(plain), &options)
     };
     if let Some(message) = words.get(1) {
         return respond(message);
@@ -720,7 +592,7 @@ fn run(mut args: impl Iterator<Item = String>) -> Result<()> {
     Ok(())
 }
 
-pub fn main() {
+fn main() {
     if let Err(error) = run(std::env::args().skip(1)) {
         eprintln!("error: {error}");
         std::process::exit(2);
