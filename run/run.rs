@@ -1,10 +1,9 @@
 //! How a language model works, in one file.
 //!
 //! A GGUF file holds the parameters: numbers that training has found. This is what is done with
-//! them, from top to bottom: the file, the tokenizer (text to numbers and back), the transformer
-//! (how likely each token is next), sampling (one of them), the loop. It computes in 32 bits, as
-//! `homegrown generate --exact --kv f32` does, and writes the same tokens. `rustc -O run.rs` builds
-//! it, and `./run model.gguf` talks.
+//! them: the file, the tokenizer (text to numbers and back), the transformer (how likely each token
+//! is next), sampling (one of them), the loop. It computes in 32 bits, as `homegrown generate
+//! --exact --kv f32`, and writes its tokens. `rustc -O run.rs` builds it; `./run model.gguf` talks.
 
 use std::collections::HashMap;
 use std::io::{BufRead, Write};
@@ -195,6 +194,8 @@ impl Tokenizer {
             if *kind == 1.0 || *kind == 6.0 {
                 piece = spelled(text).ok_or(format!("token {id}, {text:?}, is not spelled so"))?;
                 ids.insert(piece.clone(), id);
+            } else if *kind == 4.0 && text.trim().is_empty() {
+                return Err(format!("token {id}, {text:?}: text that isn't merged is not read"));
             } else if *kind < 5.0 {
                 control.insert(text.clone(), id);
             }
@@ -409,7 +410,6 @@ impl Transformer {
             }
             let a = self.linear(&part("attn_output"), &found, width)?;
             x.iter_mut().zip(a).for_each(|(x, a)| *x += a);
-
             // The network (SwiGLU, Shazeer 2020): many numbers, each let through by a gate.
             let h = self.norm(&part("ffn_norm"), &x)?;
             let gate = self.linear(&part("ffn_gate"), &h, hidden)?;
@@ -517,13 +517,12 @@ fn answer(
     prompt: &[u32],
     options: &HashMap<&str, f64>,
 ) -> Result<()> {
-    let context = model.context.min(options["context"] as usize);
-    let used = model.len + prompt.len();
-    let room = context.saturating_sub(used);
+    let (context, used) = (options["context"] as usize, model.len + prompt.len());
+    let room = context.min(model.context).saturating_sub(used);
     let most = if options["tokens"] > 0.0 { options["tokens"] as usize } else { room };
     if prompt.is_empty() || room == 0 || most > room {
         return Err(format!(
-            "a prompt up to token {used} and an answer don't fit {context} tokens"
+            "the prompt is empty, or {used} tokens and an answer don't fit the context"
         ));
     }
     let (start, mut logits, mut held, mut n) = (Instant::now(), vec![], vec![], 0);
@@ -537,8 +536,9 @@ fn answer(
         }
         held.extend(&t.pieces[token as usize]);
         // A character can take several tokens; it waits until it is whole.
-        let cut = std::str::from_utf8(&held).err().filter(|e| e.error_len().is_none());
-        let whole = cut.map_or(held.len(), |e| e.valid_up_to());
+        let tail = held.utf8_chunks().last().map_or(vec![], |chunk| chunk.invalid().to_vec());
+        let open = std::str::from_utf8(&tail).is_err_and(|e| e.error_len().is_none());
+        let whole = held.len() - if open { tail.len() } else { 0 };
         let shown = write!(std::io::stdout(), "{}", String::from_utf8_lossy(&held[..whole]));
         shown.and_then(|()| std::io::stdout().flush()).map_err(|e| format!("cannot write: {e}"))?;
         held.drain(..whole);
