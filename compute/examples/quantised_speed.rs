@@ -8,7 +8,7 @@ use std::time::Instant;
 use compute::Cpu;
 use compute::blocks::BlockType;
 use compute::cpu::peak;
-use compute::cpu::quantised::{NUMBERS, product, quantise};
+use compute::cpu::quantised::{Layout, product, quantise};
 use compute::strips::Strips;
 
 fn best(mut run: impl FnMut()) -> f64 {
@@ -38,8 +38,9 @@ fn main() {
         };
         let run = |m: usize, w: &Strips| {
             let x: Vec<f32> = (0..m * w.cols()).map(|i| (i % 17) as f32 - 8.0).collect();
-            let (mut codes, mut y) = (vec![0; x.len()], vec![0.0; m * w.rows()]);
-            let mut numbers = vec![0.0; x.len() / 32 * NUMBERS];
+            let layout = Layout::new(w.cols());
+            let (mut codes, mut y) = (vec![0; m * layout.codes()], vec![0.0; m * w.rows()]);
+            let mut numbers = vec![0.0; m * layout.numbers()];
             quantise(&cpu, &x, w.cols(), &mut codes, &mut numbers);
             let products = best(|| product(&cpu, m, &codes, &numbers, w, &mut y, false));
             (products, best(|| quantise(&cpu, &x, w.cols(), &mut codes, &mut numbers)))

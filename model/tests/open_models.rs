@@ -122,6 +122,6 @@ fn quantised_weights_give_nearly_the_same_and_always_the_same_bits() {
             exact.chunks(vocab).zip(at_once.chunks(vocab)).map(|(p, q)| divergence(p, q)).sum();
         let away = away / tokens.len() as f64;
         println!("{name}: quantised weights, KL {away:.1e} a token");
-        assert!(away < 2e-2, "{name}: KL {away:.1e}");
+        assert!(away < 5e-3, "{name}: KL {away:.1e}");
     }
 }

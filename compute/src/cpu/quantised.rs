@@ -7,8 +7,12 @@
 //! y = y + least of w * (scale of x * sum of codes of x)           (where the type has a least)
 //! ```
 //!
-//! each a fused multiply-add. Groups of strips are made ready in the nearest cache ([`ready`]) and
-//! all rows pass by; for few rows, where memory sets the pace, groups stay in registers ([`few`]). The bits are the same.
+//! each a fused multiply-add. The error of rounding comes from the few groups with the largest
+//! scales, so the [`finer`] of a row have a second digit: what rounding left over, rounded again.
+//! These make a second chain of the same kind, and the output is the sum of both.
+//!
+//! Groups of strips are made ready in the nearest cache ([`ready`]) and all rows pass by; for few
+//! rows, where memory sets the pace, groups stay in registers ([`few`]). The bits are the same.
 #![allow(unsafe_code)]
 
 mod few;
@@ -35,66 +39,141 @@ const WEIGHTS: usize = 1 << 16;
 /// Rows of a task at least: making weights ready has to pay.
 const ROWS: usize = 96;
 
-/// Numbers of a row of activations for each group: its scale; its scale times the sum of its codes;
-/// that of each half.
-pub const NUMBERS: usize = 4;
+/// Groups of a row of so many that have a second digit: one in sixteen, with the largest scales.
+fn finer(groups: usize) -> usize {
+    groups.div_ceil(16)
+}
+
+/// How a row of activations lies: digits of groups, the second ones after the first ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    groups: usize,
+    finer: usize,
+}
+
+impl Layout {
+    /// Of rows of `cols` columns, whole groups of 32.
+    pub fn new(cols: usize) -> Layout {
+        let groups = cols / GROUP;
+        Layout { groups, finer: finer(groups) }
+    }
+
+    /// Digits of groups.
+    fn digits(self) -> usize {
+        self.groups + self.finer
+    }
+
+    /// Codes of a row: 32 a digit.
+    pub fn codes(self) -> usize {
+        self.digits() * GROUP
+    }
+
+    /// Numbers of a row: for each digit its scale, then for each its scale times the sum of its codes, then
+    /// for each that of both halves, and then the groups that have a second digit, ascending.
+    pub fn numbers(self) -> usize {
+        self.digits() * 4 + self.finer
+    }
+}
 
 /// Groups whose largest number is below are rounded to zeros.
 const TINY: f32 = 1e-36;
 
-/// Rounds rows `[rows, cols]` to 8 bits: `codes` `[rows, cols]`, `numbers` `[rows, 4 cols / 32]`
-/// (scales, then sums, then sums of halves). The code of the largest of a group is ±127.
+/// Rounds rows `[rows, cols]` to 8 bits: `codes` and `numbers` have [`Layout::codes`] and
+/// [`Layout::numbers`] a row. The code of the largest of a group is ±127.
 ///
 /// # Panics
 /// If rows are not whole groups, or lengths don't agree.
 pub fn quantise(cpu: &Cpu, x: &[f32], cols: usize, codes: &mut [u8], numbers: &mut [f32]) {
     assert!(cols.is_multiple_of(GROUP) && x.len().is_multiple_of(cols.max(1)));
-    let groups = cols / GROUP;
+    let layout = Layout::new(cols);
     let rows = x.len() / cols.max(1);
-    assert!(codes.len() == x.len() && numbers.len() == rows * groups * NUMBERS);
+    assert!(codes.len() == rows * layout.codes() && numbers.len() == rows * layout.numbers());
     let (codes, numbers) = (Parts::new(codes), Parts::new(numbers));
     let grain = (4096 / cols.max(1)).max(1);
     cpu.pool.split(rows, grain, |range| {
         for r in range {
+            let part = |of: usize| r * of..(r + 1) * of;
             // SAFETY: rows are disjoint.
-            let (codes, numbers) = unsafe {
-                let n = groups * NUMBERS;
-                (codes.part(r * cols..(r + 1) * cols), numbers.part(r * n..(r + 1) * n))
-            };
-            let x = &x[r * cols..(r + 1) * cols];
-            crate::dispatch!(
-                cpu.isa,
-                quantise_row(x: &[f32] = x, codes: &mut [u8] = codes, numbers: &mut [f32] = numbers)
-            );
+            let (codes, numbers) =
+                unsafe { (codes.part(part(layout.codes())), numbers.part(part(layout.numbers()))) };
+            let mut row = Row { layout, x: &x[part(cols)], codes, numbers };
+            crate::dispatch!(cpu.isa, quantise_row(row: &mut Row<'_> = &mut row));
         }
     });
 }
 
+/// A row on its way to codes.
+struct Row<'a> {
+    layout: Layout,
+    x: &'a [f32],
+    codes: &'a mut [u8],
+    numbers: &'a mut [f32],
+}
+
 #[inline(always)]
-unsafe fn quantise_row<S: Bytes>(x: &[f32], codes: &mut [u8], numbers: &mut [f32]) {
-    let groups = x.len() / GROUP;
-    for (g, x) in x.chunks_exact(GROUP).enumerate() {
-        // SAFETY: a group is two vectors; the instruction set is the caller's promise.
+unsafe fn quantise_row<S: Bytes>(row: &mut Row<'_>) {
+    let Layout { groups, finer } = row.layout;
+    // SAFETY: a group is two vectors; the instruction set is the caller's promise.
+    let load = |x: &[f32], g: usize| unsafe {
+        [S::load(x[g * GROUP..].as_ptr()), S::load(x[g * GROUP + LANES..].as_ptr())]
+    };
+    for g in 0..groups {
+        // SAFETY: see above.
+        unsafe { row.round::<S>(load(row.x, g), g) };
+    }
+    let (numbers, largest) = row.numbers.split_at_mut(row.layout.digits() * 4);
+    loudest(&numbers[..groups], largest);
+    for i in 0..finer {
+        let g = row.numbers[row.layout.digits() * 4 + i] as usize;
+        // SAFETY: see above.
         unsafe {
-            let halves = [S::load(x.as_ptr()), S::load(x.as_ptr().add(LANES))];
+            let rest = row.round::<S>(load(row.x, g), g);
+            row.round::<S>(rest, groups + i);
+        }
+    }
+}
+
+/// The groups with the largest scales, as many as there is room for, in ascending order.
+fn loudest(scales: &[f32], largest: &mut [f32]) {
+    let room = largest.len();
+    for (g, &scale) in scales.iter().enumerate() {
+        let known = g.min(room);
+        let quieter = largest[..known].iter().rev().take_while(|&&l| scales[l as usize] < scale);
+        let place = known - quieter.count();
+        if place < room {
+            largest[place..room.min(known + 1)].rotate_right(1);
+            largest[place] = g as f32;
+        }
+    }
+    largest.sort_unstable_by(f32::total_cmp);
+}
+
+impl Row<'_> {
+    /// Rounds a group to digit `d`, and gives what is left over.
+    #[inline(always)]
+    unsafe fn round<S: Bytes>(&mut self, x: [S::F; 2], d: usize) -> [S::F; 2] {
+        let digits = self.layout.digits();
+        // SAFETY: 32 codes have a place; the instruction set is the caller's promise.
+        unsafe {
             let zero = S::splat(0.0);
-            let (most, least) = (S::max(halves[0], halves[1]), S::min(halves[0], halves[1]));
+            let (most, least) = (S::max(x[0], x[1]), S::min(x[0], x[1]));
             let largest = S::max_lane(S::max(most, S::sub(zero, least)));
             // Smaller ones have no inverse; they are nothing beside any other number.
             let inverse = S::splat(if largest > TINY { 127.0 / largest } else { 0.0 });
-            let mut sums = [0.0; 2];
-            for i in 0..2 {
-                let code = S::round(S::mul(halves[i], inverse));
-                S::store_codes(codes.as_mut_ptr().add(g * GROUP + i * LANES), code);
-                sums[i] = S::sum(code);
-            }
-            let sum = sums[0] + sums[1];
+            let codes = [S::round(S::mul(x[0], inverse)), S::round(S::mul(x[1], inverse))];
+            let to = self.codes[d * GROUP..(d + 1) * GROUP].as_mut_ptr();
+            S::store_codes(to, codes[0]);
+            S::store_codes(to.add(LANES), codes[1]);
+            let halves = [S::sum(codes[0]), S::sum(codes[1])];
+            let sum = halves[0] + halves[1];
             // What is no number is not hidden by rounding: then the sum is none.
             let scale = if sum.is_nan() { f32::NAN } else { largest / 127.0 };
-            numbers[g] = scale;
-            numbers[groups + g] = scale * sum;
-            numbers[2 * groups + 2 * g] = scale * sums[0];
-            numbers[2 * groups + 2 * g + 1] = scale * sums[1];
+            self.numbers[d] = scale;
+            self.numbers[digits + d] = scale * sum;
+            self.numbers[2 * digits + 2 * d] = scale * halves[0];
+            self.numbers[2 * digits + 2 * d + 1] = scale * halves[1];
+            let down = S::splat(-scale);
+            [S::fma(codes[0], down, x[0]), S::fma(codes[1], down, x[1])]
         }
     }
 }
@@ -114,7 +193,8 @@ pub fn product(
     more: bool,
 ) {
     let (n, k) = (w.rows(), w.cols());
-    assert!(codes.len() == rows * k && numbers.len() == rows * k / GROUP * NUMBERS);
+    let layout = Layout::new(k);
+    assert!(codes.len() == rows * layout.codes() && numbers.len() == rows * layout.numbers());
     assert!(c.len() == rows * n && w.rounds(), "{rows} rows by {w:?}");
     if c.is_empty() {
         return;
@@ -164,14 +244,16 @@ thread_local! {
     static READY: Cell<Aligned> = const { Cell::new(Aligned::empty()) };
 }
 
-/// f32 that a strip's part of [`READY`] has: codes; scales, least values and starts of halves.
+/// f32 that a strip's part of [`READY`] has: codes; scales, least values and starts of halves. After these come
+/// the second chains of the rows of a task.
 const ROOM: usize = BLOCK * GROUP * LANES / 4 + 3 * BLOCK * 2 * LANES;
 
 #[inline(always)]
 unsafe fn multiply_area<S: Bytes>(area: &Area<'_>) {
     let mut scratch = READY.take();
-    if scratch.len() < STRIPS * ROOM {
-        match Aligned::zeros(STRIPS * ROOM) {
+    let len = STRIPS * (ROOM + area.rows.len() * LANES);
+    if scratch.len() < len {
+        match Aligned::zeros(len) {
             Some(memory) => scratch = memory,
             None => std::alloc::handle_alloc_error(std::alloc::Layout::new::<[f32; ROOM]>()),
         }
@@ -179,11 +261,12 @@ unsafe fn multiply_area<S: Bytes>(area: &Area<'_>) {
     // SAFETY: there is room for a block of each strip; the rest is the caller's promise.
     unsafe {
         let mut parts = [room(scratch.as_mut_ptr(), 0), room(scratch.as_mut_ptr(), 1)];
+        let seconds = scratch.as_mut_ptr().wrapping_add(STRIPS * ROOM);
         match (area.w.scales(), area.w.has_least()) {
-            (1, false) => multiply_strips::<S, 1, false>(area, &mut parts),
-            (1, true) => multiply_strips::<S, 1, true>(area, &mut parts),
-            (_, false) => multiply_strips::<S, 2, false>(area, &mut parts),
-            (_, true) => multiply_strips::<S, 2, true>(area, &mut parts),
+            (1, false) => multiply_strips::<S, 1, false>(area, &mut parts, seconds),
+            (1, true) => multiply_strips::<S, 1, true>(area, &mut parts, seconds),
+            (_, false) => multiply_strips::<S, 2, false>(area, &mut parts, seconds),
+            (_, true) => multiply_strips::<S, 2, true>(area, &mut parts, seconds),
         }
     }
     READY.set(scratch);
@@ -201,14 +284,15 @@ fn room(scratch: *mut f32, i: usize) -> Ready {
 unsafe fn multiply_strips<S: Bytes, const N: usize, const LEAST: bool>(
     area: &Area<'_>,
     parts: &mut [Ready; STRIPS],
+    seconds: *mut f32,
 ) {
     let w = area.w;
     let (most_rows, strips) = S::BYTE_TILE;
-    let (n, groups) = (w.rows(), w.cols() / GROUP);
+    let (n, layout) = (w.rows(), Layout::new(w.cols()));
     let cell = w.cell() / GROUP;
     let cell_bytes = w.kind().bytes() * LANES;
     // As even as can be.
-    let cells = groups / cell;
+    let cells = layout.groups / cell;
     let blocks = cells.div_ceil(BLOCK / cell);
     for column in area.columns.clone().step_by(strips * LANES) {
         let columns = (area.columns.end - column).min(strips * LANES);
@@ -235,10 +319,9 @@ unsafe fn multiply_strips<S: Bytes, const N: usize, const LEAST: bool>(
                 let tile = Tile {
                     ahead,
                     ahead_step: cell_bytes / cell,
-                    codes: area.codes[row * w.cols() + first * GROUP..].as_ptr(),
-                    stride: w.cols(),
-                    numbers: area.numbers[row * groups * NUMBERS + first..].as_ptr(),
-                    groups,
+                    codes: area.codes[row * layout.codes()..].as_ptr(),
+                    numbers: area.numbers[row * layout.numbers()..].as_ptr(),
+                    layout,
                     first,
                     block,
                     parts,
@@ -247,8 +330,21 @@ unsafe fn multiply_strips<S: Bytes, const N: usize, const LEAST: bool>(
                     columns,
                     more: area.more || first > 0,
                 };
-                // SAFETY: rows, columns and groups are inside of the operands.
-                unsafe { tile.run::<S, N, LEAST>((area.rows.end - row).min(most_rows)) };
+                let rows = (area.rows.end - row).min(most_rows);
+                let seconds = seconds.wrapping_add((row - area.rows.start) * STRIPS * LANES);
+                // SAFETY: rows, columns and groups are inside of the operands, and each row has room
+                // for its second chain.
+                unsafe {
+                    tile.run::<S, N, LEAST>(rows);
+                    for r in 0..rows {
+                        let second = seconds.wrapping_add(r * STRIPS * LANES);
+                        if columns > LANES {
+                            tile.second::<S, 2, N, LEAST>(r, second);
+                        } else {
+                            tile.second::<S, 1, N, LEAST>(r, second);
+                        }
+                    }
+                }
             }
         }
     }
@@ -256,12 +352,11 @@ unsafe fn multiply_strips<S: Bytes, const N: usize, const LEAST: bool>(
 
 /// A few rows by one or two strips, over a block of groups.
 struct Tile<'a> {
-    /// Codes of the first row, from the first group on, and from one row to the next.
+    /// Of the first row.
     codes: *const u8,
-    stride: usize,
-    /// Scales of the first row, from the first group on; a row has four times `groups` numbers.
     numbers: *const f32,
-    groups: usize,
+    layout: Layout,
+    /// The first group, and how many.
     first: usize,
     block: usize,
     parts: &'a [Ready; STRIPS],
@@ -300,7 +395,9 @@ impl Tile<'_> {
     where
         S: Bytes,
     {
-        let row = self.groups * NUMBERS;
+        let (layout, first) = (self.layout, self.first);
+        let (row, digits) = (layout.numbers(), layout.digits());
+        let codes = self.codes.wrapping_add(first * GROUP);
         // SAFETY: the caller's promise.
         unsafe {
             let mut sums = [[S::splat(0.0); V]; R];
@@ -339,7 +436,7 @@ impl Tile<'_> {
                             *w = S::load_bytes(part.codes.add(step * BYTES));
                         }
                         for (r, dots) in dots.iter_mut().enumerate() {
-                            let x = S::splat_word(self.codes.add(r * self.stride + step * 4));
+                            let x = S::splat_word(codes.add(r * layout.codes() + step * 4));
                             for (dot, w) in dots.iter_mut().zip(&w) {
                                 *dot = S::dot(*dot, x, *w);
                             }
@@ -348,18 +445,13 @@ impl Tile<'_> {
                     for (v, part) in self.parts.iter().enumerate().take(V) {
                         let scale = S::load(part.scales.add((g * N + i) * LANES));
                         for (r, (sums, dots)) in sums.iter_mut().zip(&dots).enumerate() {
-                            let x = S::splat(*self.numbers.add(r * row + g));
+                            let x = S::splat(*self.numbers.add(r * row + first + g));
                             sums[v] = S::fma(S::words_to_f32(dots[v]), S::mul(scale, x), sums[v]);
                         }
                         if LEAST {
                             let least = S::load(part.leasts.add((g * N + i) * LANES));
                             for (r, sums) in sums.iter_mut().enumerate() {
-                                // From `numbers` of `first` on: sums, or sums of halves.
-                                let at = if N == 1 {
-                                    self.groups + g
-                                } else {
-                                    2 * self.groups + self.first + 2 * g + i
-                                };
+                                let at = sum_at(N, digits, first + g, i);
                                 let x = S::splat(*self.numbers.add(r * row + at));
                                 sums[v] = S::fma(least, x, sums[v]);
                             }
@@ -378,6 +470,81 @@ impl Tile<'_> {
             }
         }
     }
+}
+
+impl Tile<'_> {
+    /// Goes on with the second chain of row `r`, and adds it to the outputs after the last group.
+    #[inline(always)]
+    unsafe fn second<S, const V: usize, const N: usize, const LEAST: bool>(
+        &self,
+        r: usize,
+        second: *mut f32,
+    ) where
+        S: Bytes,
+    {
+        let (groups, digits) = (self.layout.groups, self.layout.digits());
+        let codes = self.codes.wrapping_add(r * self.layout.codes());
+        let numbers = self.numbers.wrapping_add(r * self.layout.numbers());
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut sums = [S::splat(0.0); V];
+            if self.first > 0 {
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    *sum = S::load(second.add(v * LANES));
+                }
+            }
+            for d in groups..digits {
+                let group = *numbers.add(digits * 4 + d - groups) as usize;
+                if group < self.first {
+                    continue;
+                }
+                let g = group - self.first;
+                if g >= self.block {
+                    break;
+                }
+                for i in 0..N {
+                    let steps = GROUP / 4 / N;
+                    let mut dots = [S::splat_byte(0); V];
+                    if S::BIAS != 0 {
+                        for (dot, part) in dots.iter_mut().zip(self.parts) {
+                            *dot = S::load_bytes(part.starts.add((g * N + i) * BYTES));
+                        }
+                    }
+                    for s in i * steps..(i + 1) * steps {
+                        let x = S::splat_word(codes.add(d * GROUP + s * 4));
+                        for (dot, part) in dots.iter_mut().zip(self.parts) {
+                            let w = S::load_bytes(part.codes.add((g * (GROUP / 4) + s) * BYTES));
+                            *dot = S::dot(*dot, x, w);
+                        }
+                    }
+                    for ((sum, dot), part) in sums.iter_mut().zip(dots).zip(self.parts) {
+                        let at = (g * N + i) * LANES;
+                        let scale = S::mul(S::load(part.scales.add(at)), S::splat(*numbers.add(d)));
+                        *sum = S::fma(S::words_to_f32(dot), scale, *sum);
+                        if LEAST {
+                            let x = S::splat(*numbers.add(sum_at(N, digits, d, i)));
+                            *sum = S::fma(S::load(part.leasts.add(at)), x, *sum);
+                        }
+                    }
+                }
+            }
+            let last = self.first + self.block == groups;
+            for (v, sum) in sums.into_iter().enumerate() {
+                let p = self.c.wrapping_add(r * self.ldc + v * LANES);
+                match self.columns - v * LANES {
+                    _ if !last => S::store(second.add(v * LANES), sum),
+                    LANES.. => S::store(p, S::add(S::load(p), sum)),
+                    left => S::store_n(p, S::add(S::load_n(p, left), sum), left),
+                }
+            }
+        }
+    }
+}
+
+/// Where the sum of codes of digit `d` is among a row's numbers, or that of its half `i` of two.
+#[inline(always)]
+fn sum_at(scales: usize, digits: usize, d: usize, i: usize) -> usize {
+    if scales == 1 { digits + d } else { 2 * digits + 2 * d + i }
 }
 
 #[cfg(test)]

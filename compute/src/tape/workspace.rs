@@ -8,10 +8,9 @@ use crate::Cpu;
 use crate::arena::Arena;
 use crate::cpu::matmul::{Mat, Packed, Rows, gemm, gemm_bf16, gemm_packed, gemm_strips};
 use crate::cpu::matmul::{gemm_strips_turned, to_bf16};
-use crate::cpu::quantised::{self, NUMBERS};
+use crate::cpu::quantised;
 use crate::parameters::{Gradients, ParamId, Parameters};
 use crate::profile::Profile;
-use crate::strips::GROUP;
 use crate::tensor::{DType, Tensor};
 
 /// Rows of a quantised weight that are widened at a time on the way back.
@@ -220,8 +219,9 @@ impl Workspace {
             let cols = weight.cols();
             copies.rounded.get_or_insert_with(|| {
                 let clock = self.profile.start();
-                let mut codes = self.codes.take(x.len());
-                let mut numbers = self.floats.take(x.len() / GROUP * NUMBERS);
+                let (rows, layout) = (x.len() / cols.max(1), quantised::Layout::new(cols));
+                let mut codes = self.codes.take(rows * layout.codes());
+                let mut numbers = self.floats.take(rows * layout.numbers());
                 quantised::quantise(&self.cpu, x, cols, &mut codes, &mut numbers);
                 self.profile.stop(clock, "round to 8 bits", 0.0, x.len() * 3 / 2);
                 Rounded { codes, numbers }

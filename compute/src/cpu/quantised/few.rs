@@ -2,7 +2,7 @@
 //! through registers into the sums, while what comes next is on its way.
 #![allow(unsafe_code)]
 
-use super::{GROUP, NUMBERS};
+use super::{Layout, sum_at};
 use crate::bytes::{BYTES, Bytes};
 use crate::cpu::Cpu;
 use crate::cpu::rows::Parts;
@@ -71,13 +71,13 @@ unsafe fn multiply_strips<S: Bytes>(area: &Area<'_>) {
 #[inline(always)]
 unsafe fn multiply<S: Bytes, const R: usize>(area: &Area<'_>, strip: usize, row: usize) -> usize {
     let (w, n, k) = (area.w, area.w.rows(), area.w.cols());
-    let groups = k / GROUP;
+    let layout = Layout::new(k);
     let columns = (n - strip * LANES).min(LANES);
     let c = area.c.wrapping_add(row * n + strip * LANES);
     let (mut codes, mut numbers) = ([std::ptr::null(); R], [std::ptr::null(); R]);
     for r in 0..R {
-        codes[r] = area.codes[(row + r) * k..].as_ptr();
-        numbers[r] = area.numbers[(row + r) * groups * NUMBERS..].as_ptr();
+        codes[r] = area.codes[(row + r) * layout.codes()..].as_ptr();
+        numbers[r] = area.numbers[(row + r) * layout.numbers()..].as_ptr();
     }
     // SAFETY: the strip's cells are whole, rows have codes and numbers for each group, and the
     // columns are inside of c.
@@ -86,10 +86,13 @@ unsafe fn multiply<S: Bytes, const R: usize>(area: &Area<'_>, strip: usize, row:
         let mut sums = Sums::<S, R> {
             codes,
             numbers,
-            groups,
+            digits: layout.digits(),
+            finer: numbers.map(|numbers| numbers.add(layout.digits() * 4)),
+            second: [layout.groups; R],
             ahead: cells.as_ptr().wrapping_add(AHEAD),
-            group: cells.len() / groups,
+            group: cells.len() / layout.groups,
             sums: [S::splat(0.0); R],
+            seconds: [S::splat(0.0); R],
         };
         if area.more {
             for (r, sum) in sums.sums.iter_mut().enumerate() {
@@ -97,8 +100,8 @@ unsafe fn multiply<S: Bytes, const R: usize>(area: &Area<'_>, strip: usize, row:
             }
         }
         ready::<S, _>(w.kind(), cells.as_ptr(), k / w.cell(), &mut sums);
-        for (r, sum) in sums.sums.into_iter().enumerate() {
-            S::store_n(c.add(r * n), sum, columns);
+        for (r, (sum, second)) in sums.sums.into_iter().zip(sums.seconds).enumerate() {
+            S::store_n(c.add(r * n), S::add(sum, second), columns);
         }
     }
     R
@@ -108,11 +111,16 @@ unsafe fn multiply<S: Bytes, const R: usize>(area: &Area<'_>, strip: usize, row:
 struct Sums<S: Bytes, const R: usize> {
     codes: [*const u8; R],
     numbers: [*const f32; R],
-    groups: usize,
+    digits: usize,
+    /// The next group with a second digit, and which digit that is.
+    finer: [*const f32; R],
+    second: [usize; R],
     /// What to ask for at the first group, and bytes of a group.
     ahead: *const u8,
     group: usize,
+    /// The chains, and the second ones.
     sums: [S::F; R],
+    seconds: [S::F; R],
 }
 
 impl<S: Bytes, const R: usize> Sink<S> for Sums<S, R> {
@@ -132,27 +140,51 @@ impl<S: Bytes, const R: usize> Sink<S> for Sums<S, R> {
         }
         // SAFETY: the caller's promise.
         unsafe {
-            for i in 0..N {
-                let part = &codes[i * STEPS / N..(i + 1) * STEPS / N];
-                let start = start::<S>(part);
-                for r in 0..R {
-                    let mut dot = start;
-                    for (s, code) in part.iter().enumerate() {
-                        let step = g * STEPS + i * STEPS / N + s;
-                        dot = S::dot(dot, S::splat_word(self.codes[r].add(step * 4)), *code);
-                    }
-                    let scale = S::mul(scales[i], S::splat(*self.numbers[r].add(g)));
-                    self.sums[r] = S::fma(S::words_to_f32(dot), scale, self.sums[r]);
-                    if let Some(leasts) = leasts {
-                        let at = match N {
-                            1 => self.groups + g,
-                            _ => 2 * self.groups + 2 * g + i,
-                        };
-                        let sum = S::splat(*self.numbers[r].add(at));
-                        self.sums[r] = S::fma(leasts[i], sum, self.sums[r]);
-                    }
+            for r in 0..R {
+                self.sums[r] = self.add(r, g, &codes, &scales, &leasts, self.sums[r]);
+            }
+            for r in 0..R {
+                let second = self.second[r];
+                if second < self.digits && *self.finer[r] == g as f32 {
+                    self.seconds[r] =
+                        self.add(r, second, &codes, &scales, &leasts, self.seconds[r]);
+                    self.second[r] = second + 1;
+                    self.finer[r] = self.finer[r].wrapping_add(1);
                 }
             }
+        }
+    }
+}
+
+impl<S: Bytes, const R: usize> Sums<S, R> {
+    /// A chain with digit `d` of row `r` added to it.
+    #[inline(always)]
+    unsafe fn add<const N: usize>(
+        &self,
+        r: usize,
+        d: usize,
+        codes: &[S::B; STEPS],
+        scales: &[S::F; N],
+        leasts: &Option<[S::F; N]>,
+        mut sum: S::F,
+    ) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe {
+            for i in 0..N {
+                let part = &codes[i * STEPS / N..(i + 1) * STEPS / N];
+                let mut dot = start::<S>(part);
+                for (s, code) in part.iter().enumerate() {
+                    let step = d * STEPS + i * STEPS / N + s;
+                    dot = S::dot(dot, S::splat_word(self.codes[r].add(step * 4)), *code);
+                }
+                let scale = S::mul(scales[i], S::splat(*self.numbers[r].add(d)));
+                sum = S::fma(S::words_to_f32(dot), scale, sum);
+                if let Some(leasts) = leasts {
+                    let x = S::splat(*self.numbers[r].add(sum_at(N, self.digits, d, i)));
+                    sum = S::fma(leasts[i], x, sum);
+                }
+            }
+            sum
         }
     }
 }

@@ -9,8 +9,9 @@ struct Rounded {
 }
 
 fn rounded(cpu: &Cpu, x: &[f32], cols: usize) -> Rounded {
-    let mut codes = vec![0; x.len()];
-    let mut numbers = vec![0.0; x.len() / GROUP * NUMBERS];
+    let (rows, layout) = (x.len() / cols, Layout::new(cols));
+    let mut codes = vec![0; rows * layout.codes()];
+    let mut numbers = vec![0.0; rows * layout.numbers()];
     quantise(cpu, x, cols, &mut codes, &mut numbers);
     Rounded { codes, numbers }
 }
@@ -28,6 +29,7 @@ fn products_are_those_of_the_widened_weights() {
     let mut rng = Rng::new(2);
     for kind in KINDS {
         let (m, n, k) = (9, 71, 1280);
+        let layout = Layout::new(k);
         let data = random(kind, n, k, &mut rng);
         let mut wide = vec![0.0; n * k];
         kind.widen(&data, &mut wide);
@@ -46,10 +48,14 @@ fn products_are_those_of_the_widened_weights() {
             for (r, c) in (0..m).flat_map(|r| (0..n).map(move |c| (r, c))) {
                 let mut sum = f64::from(start[r * n + c]);
                 let mut size = sum.abs();
-                for i in 0..k {
-                    let code = f64::from(q.codes[r * k + i].wrapping_sub(bias) as i8);
-                    let scale = q.numbers[r * k / GROUP * NUMBERS + i / GROUP];
-                    let product = code * f64::from(scale) * f64::from(wide[c * k + i]);
+                let numbers = &q.numbers[r * layout.numbers()..][..layout.numbers()];
+                let finer = &numbers[numbers.len() - layout.finer..];
+                let columns = |g: usize| g * GROUP..(g + 1) * GROUP;
+                let second = finer.iter().flat_map(|&g| columns(g as usize));
+                for (i, column) in (0..k).chain(second).enumerate() {
+                    let code = f64::from(q.codes[r * layout.codes() + i].wrapping_sub(bias) as i8);
+                    let product =
+                        code * f64::from(numbers[i / GROUP]) * f64::from(wide[c * k + column]);
                     sum += product;
                     size += product.abs();
                 }
@@ -64,6 +70,30 @@ fn products_are_those_of_the_widened_weights() {
                 let mut rows = start[3 * n..(3 + few) * n].to_vec();
                 product(&cpu, few, &some.codes, &some.numbers, &w, &mut rows, true);
                 assert_eq!(rows, y[3 * n..(3 + few) * n], "{} {}", kind.name(), isa.name());
+            }
+        }
+    }
+}
+
+/// The groups with the largest scales have a second digit, and are known to a 254th of the first.
+#[test]
+fn the_loudest_groups_are_finer() {
+    let mut rng = Rng::new(3);
+    let (k, layout) = (640, Layout::new(640));
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
+        let mut x: Vec<f32> = (0..k).map(|_| rng.normal()).collect();
+        x[3 * GROUP + 5] = 100.0;
+        x[17 * GROUP + 30] = -200.0;
+        let q = rounded(&on(isa, 1), &x, k);
+        assert_eq!(q.numbers[layout.numbers() - 2..], [3.0, 17.0]);
+        let bias = if isa == Isa::Avx512Bf16 { 128 } else { 0u8 };
+        let digit = |d: usize, i: usize| {
+            f32::from(q.codes[d * GROUP + i].wrapping_sub(bias) as i8) * q.numbers[d]
+        };
+        for (d, g) in [(20, 3), (21, 17)] {
+            for i in 0..GROUP {
+                let error = digit(g, i) + digit(d, i) - x[g * GROUP + i];
+                assert!(error.abs() <= q.numbers[g] / 240.0, "{g} {i}: {error}");
             }
         }
     }
