@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
 use compute::Cpu;
 use model::Loaded;
+use model::adapter;
 use model::config::{Family, Scaling};
 use model::directory::{is_gguf, load_keeping};
 use model::export::{self, ExportError, Exported, Importance, Options, Quant};
@@ -19,7 +20,7 @@ use store::{Hash, Lineage};
 
 use crate::common::{Common, code, say};
 use crate::failure::Failure;
-use crate::fetched::local;
+use crate::fetched::{adapt, local};
 use crate::progress::{Progress, count};
 
 /// The program that runs an exported model: one file, which a person can read.
@@ -47,6 +48,9 @@ pub struct ExportArgs {
     /// A text like those that the model is going to read: what matters there is kept best.
     #[arg(long, value_name = "TEXT")]
     calibrate: Option<PathBuf>,
+    /// A folder of an adapter (LoRA, in PEFT's files) that is added to the weights; several add up.
+    #[arg(long = "adapter", value_name = "DIR")]
+    adapters: Vec<PathBuf>,
     /// Where to write it; a new directory, or a new file.
     #[arg(long, value_name = "PATH", requires = "to")]
     out: Option<PathBuf>,
@@ -89,7 +93,9 @@ pub fn export(args: &ExportArgs, common: &Common) -> Result<Value, Failure> {
     }
     let cpu = common.cpu();
     // Kept as they are: nothing is lost, and they take no more memory than their file.
-    let loaded = load_keeping(&local(&args.model)?, Some(&cpu))?;
+    let mut loaded = load_keeping(&local(&args.model)?, Some(&cpu))?;
+    adapt(&mut loaded.transformer, &args.adapters)?;
+    adapter::merge(&mut loaded.transformer, &cpu);
     let quant = args.quant.unwrap_or_else(|| as_it_is(&loaded));
     let plain = matches!(quant, Quant::F32 | Quant::F16 | Quant::BF16);
     if to == Format::Safetensors && !plain {
@@ -209,7 +215,7 @@ fn lineage(
         false => Vec::new(),
     };
     let mut inputs: BTreeMap<String, Hash> = BTreeMap::new();
-    for path in [Some(&loaded.path), args.calibrate.as_ref()].into_iter().flatten() {
+    for path in [&loaded.path].into_iter().chain(&args.calibrate).chain(&args.adapters) {
         inputs.insert(path.display().to_string(), store::hash_path(path)?);
     }
     stages.push(Step {

@@ -132,6 +132,18 @@ impl From<model::directory::ModelError> for Failure {
     }
 }
 
+impl From<model::adapter::AdapterError> for Failure {
+    fn from(error: model::adapter::AdapterError) -> Failure {
+        use model::adapter::AdapterError as Error;
+        match error {
+            Error::Store(error) => error.into(),
+            error @ (Error::Base { .. } | Error::Unknown(..)) => Failure::invalid(error)
+                .hint("Name the model that the adapter was trained on: base_model_name_or_path in adapter_config.json."),
+            error => Failure::invalid(error),
+        }
+    }
+}
+
 impl From<model::export::ExportError> for Failure {
     fn from(error: model::export::ExportError) -> Failure {
         use model::export::ExportError as Error;

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use compute::Cpu;
+use model::adapter::Adapter;
+use model::transformer::Transformer;
 use model::{Loaded, directory};
 
 use crate::failure::Failure;
@@ -16,6 +18,9 @@ pub struct ModelArgs {
     /// Compute products with quantised weights in f32: exact, slower.
     #[arg(long)]
     pub exact: bool,
+    /// A folder of an adapter (LoRA, in PEFT's files) that is put to the model; several add up.
+    #[arg(long = "adapter", value_name = "DIR")]
+    pub adapters: Vec<PathBuf>,
 }
 
 impl ModelArgs {
@@ -24,8 +29,21 @@ impl ModelArgs {
     /// # Errors
     /// A model that can't be had, or read.
     pub fn load(&self, cpu: &Cpu) -> Result<Loaded, Failure> {
-        Ok(directory::load_keeping(&local(&self.model)?, Some(cpu))?)
+        let mut loaded = directory::load_keeping(&local(&self.model)?, Some(cpu))?;
+        adapt(&mut loaded.transformer, &self.adapters)?;
+        Ok(loaded)
     }
+}
+
+/// Puts adapters to a model.
+///
+/// # Errors
+/// One that can't be read, or is for another model.
+pub fn adapt(model: &mut Transformer, adapters: &[PathBuf]) -> Result<(), Failure> {
+    for dir in adapters {
+        Adapter::read(dir, model.config())?.apply(model);
+    }
+    Ok(())
 }
 
 /// Where a model lies: `path` itself or, of `hf:org/name[:file]`, what was fetched of that.

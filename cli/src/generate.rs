@@ -115,7 +115,8 @@ pub fn start(
 
 /// A model that guesses for `model`, which has to have the same tokens.
 fn draft(path: &Path, model: &Loaded, cpu: &Cpu) -> Result<Arc<Transformer>, Failure> {
-    let draft = ModelArgs { model: path.to_path_buf(), exact: false }.load(cpu)?;
+    let draft =
+        ModelArgs { model: path.to_path_buf(), exact: false, adapters: Vec::new() }.load(cpu)?;
     let sizes = [&draft, model].map(|m| m.tokenizer.vocab_size());
     let same = |id| draft.tokenizer.token_bytes(id) == model.tokenizer.token_bytes(id);
     if sizes[0] != sizes[1] || !(0..sizes[0] as u32).all(same) {

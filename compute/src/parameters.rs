@@ -48,6 +48,16 @@ impl Parameters {
         &self.list[id.0]
     }
 
+    /// One, to change. As for [`Parameters::iter_mut`].
+    pub fn get_mut(&mut self, id: ParamId) -> &mut Parameter {
+        &mut self.list[id.0]
+    }
+
+    /// Removes all from the `count`th on.
+    pub fn truncate(&mut self, count: usize) {
+        self.list.truncate(count);
+    }
+
     /// Number of elements.
     pub fn count(&self) -> usize {
         self.list.iter().map(|p| p.value.len()).sum()

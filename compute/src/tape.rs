@@ -77,13 +77,34 @@ impl Op {
     }
 }
 
-/// A linear layer: `y = x wᵀ + b`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A linear layer: `y = x wᵀ + b`, and what an adapter adds.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Linear {
     /// `[out, in]`.
     pub weight: ParamId,
     /// `[out]`.
     pub bias: Option<ParamId>,
+    /// If there is one.
+    pub adapter: Option<LowRank>,
+}
+
+impl Linear {
+    /// With a weight alone.
+    fn plain(weight: ParamId) -> Linear {
+        Linear { weight, bias: None, adapter: None }
+    }
+}
+
+/// A product of low rank that is added to a linear layer: `y + scale · (x aᵀ) bᵀ` (LoRA, Hu et al. 2021,
+/// <https://arxiv.org/abs/2106.09685>).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LowRank {
+    /// `[rank, in]`.
+    pub a: ParamId,
+    /// `[out, rank]`.
+    pub b: ParamId,
+    /// Usually alpha over the rank.
+    pub scale: f32,
 }
 
 /// One pass.
@@ -218,7 +239,16 @@ impl Tape<'_> {
         assert_eq!(y.len(), rows * weight.rows(), "outputs of a linear layer");
         let more = residual.is_some() || layer.bias.is_some();
         self.ws.product(self.parameters, w, false, input, rows, &mut y, more);
-        self.push(y, rows, Op::Linear { x, layer, residual })
+        let y = self.push(y, rows, Op::Linear { x, layer, residual });
+        layer.adapter.map_or(y, |adapter| self.low_rank(y, x, adapter))
+    }
+
+    /// Goes on with the chains of `y`, in its memory: nobody else has seen it.
+    fn low_rank(&mut self, y: Var, x: Var, adapter: LowRank) -> Var {
+        let h = self.linear(x, Linear::plain(adapter.a));
+        let h = self.scale(h, adapter.scale);
+        let sums = std::mem::take(&mut self.nodes[y.0].value);
+        self.linear_onto(sums, h, Linear::plain(adapter.b), Some(y))
     }
 
     /// RMS norm of each row, times `w`.

@@ -2,6 +2,7 @@
 
 pub mod about;
 pub mod account;
+pub mod adapter;
 pub mod config;
 pub mod directory;
 pub mod export;

@@ -44,6 +44,17 @@ struct Layer {
     after_mlp: Option<Norm>,
 }
 
+impl Layer {
+    fn linears(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let Layer { q, k, v, o, mlp, .. } = self;
+        let mlp = match mlp {
+            Mlp::Dense { gate, up, down } => [gate.as_mut(), Some(up), Some(down)],
+            Mlp::Experts(_) => [None, None, None],
+        };
+        [q, k, v, o].into_iter().chain(mlp.into_iter().flatten())
+    }
+}
+
 /// What comes between two norms beside attention.
 #[derive(Clone, Debug)]
 enum Mlp {
@@ -124,6 +135,11 @@ impl Transformer {
         let head = Head { weight, cap: c.logit_cap };
         let ropes = [false, true].map(|local| Arc::new(c.rope(local)));
         Transformer { config, parameters, embedding, positions, layers, norm, head, ropes }
+    }
+
+    /// The linear layers of attention and of dense MLPs, in order, with the parameters.
+    pub(crate) fn linears(&mut self) -> (impl Iterator<Item = &mut Linear>, &mut Parameters) {
+        (self.layers.iter_mut().flat_map(Layer::linears), &mut self.parameters)
     }
 
     /// Makes the longest context shorter: memory for it is taken when generating.
@@ -331,7 +347,7 @@ impl Next {
     }
 
     fn linear(&mut self, bias: bool) -> Linear {
-        Linear { weight: self.one(), bias: self.if_any(bias) }
+        Linear { weight: self.one(), bias: self.if_any(bias), adapter: None }
     }
 
     fn norm(&mut self, c: &Config) -> Norm {

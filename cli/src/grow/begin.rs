@@ -106,6 +106,14 @@ impl Grow {
 /// The processor, as it names itself.
 fn cpu_name() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':'));
-    name.map(|(_, name)| name.trim().to_string()).unwrap_or_default()
+    let field = |key: &str| {
+        let (_, value) = info.lines().find_map(|line| line.strip_prefix(key)?.split_once(':'))?;
+        Some(value.trim())
+    };
+    match (field("model name"), field("CPU implementer"), field("CPU part")) {
+        (Some(name), ..) => name.into(),
+        // AArch64 has numbers instead of a name.
+        (_, Some(maker), Some(part)) => format!("implementer {maker}, part {part}"),
+        _ => std::env::consts::ARCH.into(),
+    }
 }

@@ -66,7 +66,7 @@ impl Tape<'_> {
                 }
                 ws.floats.give(dy);
             }
-            Op::Linear { x, layer: Linear { weight: w, bias }, residual } => {
+            Op::Linear { x, layer: Linear { weight: w, bias, .. }, residual } => {
                 let mut copies = Copies::default();
                 ws.copy_for(&parameters.get(w).value, &dy, &mut copies);
                 let d = Operand { value: &dy, copies: &copies, cols };
