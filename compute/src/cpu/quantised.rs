@@ -113,24 +113,28 @@ struct Row<'a> {
 #[inline(always)]
 unsafe fn quantise_row<S: Bytes>(row: &mut Row<'_>) {
     let Layout { groups, finer } = row.layout;
-    // SAFETY: a group is two vectors; the instruction set is the caller's promise.
-    let load = |x: &[f32], g: usize| unsafe {
-        [S::load(x[g * GROUP..].as_ptr()), S::load(x[g * GROUP + LANES..].as_ptr())]
-    };
     for g in 0..groups {
-        // SAFETY: see above.
-        unsafe { row.round::<S>(load(row.x, g), g) };
+        // SAFETY: the instruction set is the caller's promise, here and below.
+        unsafe { row.round::<S>(load::<S>(row.x, g), g) };
     }
     let (numbers, largest) = row.numbers.split_at_mut(row.layout.digits() * 4);
     loudest(&numbers[..groups], largest);
     for i in 0..finer {
         let g = row.numbers[row.layout.digits() * 4 + i] as usize;
-        // SAFETY: see above.
+        // SAFETY: as before.
         unsafe {
-            let rest = row.round::<S>(load(row.x, g), g);
+            let rest = row.round::<S>(load::<S>(row.x, g), g);
             row.round::<S>(rest, groups + i);
         }
     }
+}
+
+/// Group `g` of a row.
+#[inline(always)]
+unsafe fn load<S: Bytes>(x: &[f32], g: usize) -> [S::F; 2] {
+    let x = &x[g * GROUP..(g + 1) * GROUP];
+    // SAFETY: a group is two vectors; the instruction set is the caller's promise.
+    unsafe { [S::load(x.as_ptr()), S::load(x.as_ptr().add(LANES))] }
 }
 
 /// The groups with the largest scales, as many as there is room for, in ascending order.
