@@ -2,6 +2,7 @@
 
 pub mod infer;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -12,11 +13,16 @@ use compute::rng::Rng;
 use compute::tensor::DType;
 use compute::{Cpu, Span};
 use data::batches::Batch;
+use model::adapter::{self, Shape};
 use model::config::{Config, Sizes};
+use model::directory;
 use model::init::{Init, initialise};
 use model::transformer::Transformer;
 use serde::Serialize;
 use train::{Precision, Source, TrainConfig, Trainer};
+
+use crate::failure::Failure;
+use crate::fetched::local;
 
 /// Measures training steps of a model of a given shape on random tokens.
 #[derive(Args, Debug)]
@@ -57,6 +63,15 @@ pub struct BenchTrainArgs {
     /// AdamW for all parameters, instead of Muon for the inner matrices.
     #[arg(long)]
     adamw: bool,
+    /// A model from elsewhere, in place of a shape: adapters of --rank over it as it is stored, or all of it.
+    #[arg(long, value_name = "MODEL", conflicts_with_all = ["layers", "dim", "heads", "ffn", "vocab"])]
+    base: Option<PathBuf>,
+    /// Rank of the adapters of a --base; 0: all weights are trained.
+    #[arg(long, default_value_t = 16, requires = "base")]
+    rank: usize,
+    /// Layers are computed once more on the way back: less memory.
+    #[arg(long)]
+    recompute: bool,
 }
 
 /// What `bench train` found.
@@ -103,6 +118,10 @@ pub struct Operation {
     pub share_of_limit: f64,
 }
 
+/// The matrices that have adapters.
+const LORA_MODULES: [&str; 7] =
+    ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
 /// Sequences of random tokens.
 struct Random {
     rng: Rng,
@@ -121,18 +140,11 @@ impl Source for Random {
     }
 }
 
-/// Runs the benchmark. `Err` is a message about the arguments.
-pub fn train(args: &BenchTrainArgs, threads: usize) -> Result<BenchTrain, String> {
+/// A new model of the shape that was asked for.
+fn shaped(args: &BenchTrainArgs) -> Result<Transformer, String> {
     if args.heads == 0 || !args.dim.is_multiple_of(args.heads) {
         return Err(format!("--heads {} does not divide --dim {}", args.heads, args.dim));
     }
-    let cpu = Arc::new(Cpu::new(threads));
-    let (products, peak) = match args.dtype.as_str() {
-        "auto" => peak::best_products(&cpu),
-        "f32" => (DType::F32, peak::f32_flops(&cpu)),
-        "bf16" => (DType::Bf16, peak::bf16_flops(&cpu)),
-        other => return Err(format!("--dtype {other}: one of auto, f32, bf16")),
-    };
     let config = Config {
         rope_theta: 1e4,
         tie_word_embeddings: true,
@@ -150,7 +162,39 @@ pub fn train(args: &BenchTrainArgs, threads: usize) -> Result<BenchTrain, String
     config.check().map_err(|e| e.to_string())?;
     // As in the middle of a run: nothing is 0.
     let parameters = initialise(&config, &Init { output_gain: 1.0, ..Init::default() }, 0);
-    let mut model = Transformer::new(config, parameters);
+    Ok(Transformer::new(config, parameters))
+}
+
+/// A model from elsewhere, ready to be trained.
+fn tuned(base: &Path, rank: usize, cpu: &Cpu) -> Result<Transformer, Failure> {
+    let keep = (rank > 0).then_some(cpu);
+    let mut model = directory::load_keeping(&local(base)?, keep)?.transformer;
+    if rank > 0 {
+        let modules: Vec<String> = LORA_MODULES.map(String::from).to_vec();
+        adapter::begin(&mut model, Shape { rank, alpha: 32.0, modules: &modules }, 0)?;
+    }
+    Ok(model)
+}
+
+/// Runs the benchmark.
+///
+/// # Errors
+/// Arguments that can't be.
+pub fn train(args: &BenchTrainArgs, threads: usize) -> Result<BenchTrain, Failure> {
+    let cpu = Arc::new(Cpu::new(threads));
+    let (products, peak) = match args.dtype.as_str() {
+        "auto" => peak::best_products(&cpu),
+        "f32" => (DType::F32, peak::f32_flops(&cpu)),
+        "bf16" => (DType::Bf16, peak::bf16_flops(&cpu)),
+        other => {
+            return Err(Failure::invalid(format!("--dtype {other}: one of auto, f32, bf16")));
+        }
+    };
+    let mut model = match &args.base {
+        Some(base) => tuned(base, args.rank, &cpu)?,
+        None => shaped(args).map_err(Failure::invalid)?,
+    };
+    let vocab = model.config().vocab_size as u32;
     let mut settings = TrainConfig {
         tokens: (args.batch_tokens * (args.steps + 2)) as u64,
         batch_tokens: args.batch_tokens,
@@ -158,10 +202,11 @@ pub fn train(args: &BenchTrainArgs, threads: usize) -> Result<BenchTrain, String
         dtype: Precision::Auto,
         ..TrainConfig::default()
     };
-    settings.optimizer.muon = !args.adamw;
+    settings.optimizer.muon = !args.adamw && args.base.is_none();
     let count = model.parameters.count();
-    let mut source = Random { rng: Rng::new(1), context: args.context, vocab: args.vocab as u32 };
+    let mut source = Random { rng: Rng::new(1), context: args.context, vocab };
     let mut trainer = Trainer::new(cpu.clone(), &mut model, settings, products, peak);
+    trainer.set_recompute(args.recompute);
     let mut steps: Vec<_> = (0..2).map(|_| trainer.step(&mut source).1).collect();
     steps.clear();
     if args.profile {
@@ -172,7 +217,7 @@ pub fn train(args: &BenchTrainArgs, threads: usize) -> Result<BenchTrain, String
     let total: f64 = steps.iter().map(|s| s.seconds).sum();
     steps.sort_by(|a, b| a.tokens_per_s.total_cmp(&b.tokens_per_s));
     let Some(median) = steps.get(steps.len() / 2) else {
-        return Err("--steps 0: at least one step is timed".into());
+        return Err(Failure::invalid("--steps 0: at least one step is timed"));
     };
     let bandwidth = if args.profile { peak::read_bandwidth(&cpu) } else { 0.0 };
     let n = args.steps as f64;

@@ -1,16 +1,20 @@
 //! The stage evaluate: held-out text beside compressors, and the microworld's questions.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use comfy_table::{CellAlignment, Table, presets};
-use compute::Cpu;
 use compute::tape::Workspace;
 use compute::tensor::DType;
+use compute::{Cpu, IGNORE};
+use data::batches::LossOn;
 use data::jsonl;
+use data::shards::Shards;
 use eval::compress;
 use eval::microworld::Asked;
 use eval::run::{HeldoutScore, HeldoutScores};
+use eval::score::Heldout;
 use eval::speaker::Greedy;
 use eval::task::Results;
 use model::directory::{self, Loaded};
@@ -19,10 +23,12 @@ use serde_json::{Map, Value, json};
 use store::Hash;
 
 use crate::failure::Failure;
+use crate::grow::base::Base;
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::stage::{Facts, Run, clear};
 use crate::tokenize::{Line, end_of_text};
+use crate::training;
 
 /// Questions that are answered at a time.
 const SEQUENCES: usize = 64;
@@ -37,6 +43,7 @@ pub fn evaluate(
     run: &Run,
     key: Hash,
     recipe: &Recipe,
+    base: Option<&Base>,
     cpu: &Arc<Cpu>,
     products: DType,
 ) -> Result<Facts, Failure> {
@@ -47,14 +54,18 @@ pub fn evaluate(
     }
     let to_do = |file: &str| !run.path(file).exists();
     let mut progress = Progress::start("evaluate", 0);
-    let heldout = texts(run, "data/heldout.jsonl")?;
-    if to_do("eval/heldout.json") {
-        held_out(run, cpu, products, &heldout, &mut progress)?;
+    let reads = run.path("data/heldout.jsonl").exists();
+    let heldout = if reads { texts(run, "data/heldout.jsonl")? } else { Vec::new() };
+    if reads && to_do("eval/heldout.json") {
+        held_out(run, base, cpu, products, &heldout, &mut progress)?;
+    }
+    if run.path("shards/heldout-conversations").exists() && to_do("eval/answers.json") {
+        answers(run, recipe, base, cpu, products, &mut progress)?;
     }
     if !recipe.own_text() && to_do("eval/microworld.json") {
         microworld(run, recipe, cpu, products, &mut progress)?;
     }
-    if recipe.eval.compressors && to_do("eval/compressors.json") {
+    if recipe.eval.compressors && reads && to_do("eval/compressors.json") {
         progress.set(0, "xz and zstd");
         let training = texts(run, "data/documents.jsonl")?;
         let join = |t: &[String]| compress::join(t.iter().map(String::as_str));
@@ -67,31 +78,83 @@ pub fn evaluate(
     Ok(Facts::new())
 }
 
+/// The models of a run with their names: what it started from, and what it made.
+fn models(run: &Run, base: Option<&Base>) -> Vec<(&'static str, PathBuf)> {
+    let start = base.map(|base| ("start", base.path.clone()));
+    let made = [("base", "base"), ("fine-tuned", "model")];
+    let made = made.map(|(name, folder)| (name, run.path(folder)));
+    start.into_iter().chain(made.into_iter().filter(|(_, path)| path.exists())).collect()
+}
+
 /// Bits per byte of the held-out text, of each model.
 fn held_out(
     run: &Run,
+    base: Option<&Base>,
     cpu: &Arc<Cpu>,
     products: DType,
     heldout: &[String],
     progress: &mut Progress,
 ) -> Result<(), Failure> {
     let bytes: usize = heldout.iter().map(String::len).sum();
-    let mut models = Vec::new();
-    for (name, folder) in [("base", "base"), ("fine-tuned", "model")] {
-        if !run.path(folder).exists() {
-            continue;
-        }
+    let mut scores =
+        HeldoutScores { schema_version: eval::run::SCHEMA_VERSION, models: Vec::new() };
+    for (name, path) in models(run, base) {
         progress.set(0, &format!("held-out text, {name} model"));
-        let loaded = directory::load(&run.path(folder))?;
-        let mut ws = Workspace::new(cpu.clone(), products);
+        let (loaded, mut ws) = load(&path, cpu, products)?;
         let documents = loaded.tokenizer.encode_batch(&cpu.pool, heldout);
-        let end = end_of_text(&loaded.tokenizer)?;
+        let ends = match base {
+            Some(base) => base.ends,
+            None => [end_of_text(&loaded.tokenizer)?; 2],
+        };
         let score =
-            eval::score::heldout(&loaded.transformer, &mut ws, &documents, end, bytes as u64)?;
-        models.push(HeldoutScore { model: name.into(), score });
+            eval::score::heldout(&loaded.transformer, &mut ws, &documents, ends, bytes as u64)?;
+        scores.models.push(HeldoutScore { model: name.into(), score });
     }
-    let scores = HeldoutScores { schema_version: eval::run::SCHEMA_VERSION, models };
     Ok(store::write_json(&run.path("eval/heldout.json"), &scores)?)
+}
+
+/// Bits per byte of the answers in held-out conversations, given what comes before them, of each model.
+fn answers(
+    run: &Run,
+    recipe: &Recipe,
+    base: Option<&Base>,
+    cpu: &Arc<Cpu>,
+    products: DType,
+    progress: &mut Progress,
+) -> Result<(), Failure> {
+    let shards = Shards::open(&run.path("shards/heldout-conversations"), None)?;
+    let (context, rows) = (recipe.model.context, recipe.finetune.micro_tokens);
+    let held = training::validation(&shards, context, rows, LossOn::Learned);
+    let mut scores =
+        HeldoutScores { schema_version: eval::run::SCHEMA_VERSION, models: Vec::new() };
+    for (name, path) in models(run, base) {
+        progress.set(0, &format!("held-out answers, {name} model"));
+        let (loaded, mut ws) = load(&path, cpu, products)?;
+        let (mut nats, mut tokens) = (0.0, 0);
+        for b in &held.batches {
+            let each = loaded.transformer.loss_rows(&mut ws, &b.tokens, &b.targets, &b.spans);
+            nats += each.iter().map(|x| f64::from(*x)).sum::<f64>();
+            tokens += b.targets.iter().filter(|t| **t != IGNORE).count() as u64;
+        }
+        let score = Heldout {
+            bits_per_byte: nats / std::f64::consts::LN_2 / held.bytes.max(1) as f64,
+            nats_per_token: nats / tokens.max(1) as f64,
+            documents: shards.totals().documents,
+            tokens,
+            bytes: held.bytes,
+            ..Heldout::default()
+        };
+        scores.models.push(HeldoutScore { model: name.into(), score });
+    }
+    Ok(store::write_json(&run.path("eval/answers.json"), &scores)?)
+}
+
+/// A model to be measured: its weights as they are stored, all products exact.
+fn load(path: &Path, cpu: &Arc<Cpu>, products: DType) -> Result<(Loaded, Workspace), Failure> {
+    let loaded = directory::load_keeping(path, Some(cpu))?;
+    let mut ws = Workspace::new(cpu.clone(), products);
+    ws.set_exact(true);
+    Ok((loaded, ws))
 }
 
 /// Puts the microworld's questions to the assistant, and to the base model with examples.
@@ -134,9 +197,13 @@ fn texts(run: &Run, name: &str) -> Result<Vec<String>, Failure> {
 pub fn scores(run: &Run) -> Result<Value, Failure> {
     let read = |name: &str| store::read_json::<Value>(&run.path(name)).ok();
     let mut bits = Map::new();
-    let heldout: HeldoutScores = store::read_json(&run.path("eval/heldout.json"))?;
-    for model in &heldout.models {
-        let name = if model.model == "base" { "base" } else { "model" };
+    let held = |name: &str| -> Result<Vec<HeldoutScore>, Failure> {
+        let path = run.path(name);
+        let scores = path.exists().then(|| store::read_json::<HeldoutScores>(&path)).transpose()?;
+        Ok(scores.unwrap_or_default().models)
+    };
+    for model in held("eval/heldout.json")? {
+        let name = if model.model == "fine-tuned" { "model" } else { &model.model };
         bits.insert(name.into(), model.score.bits_per_byte.into());
     }
     if !bits.contains_key("model")
@@ -151,7 +218,14 @@ pub fn scores(run: &Run) -> Result<Value, Failure> {
     let results: Option<Results> = store::read_json(&run.path("eval/microworld.json")).ok();
     let first = results.as_ref().and_then(|r| r.models.first());
     let scores = first.map(|first| first.headline());
-    Ok(json!({"bits_per_byte": bits, "scores": scores}))
+    let mut value = json!({"bits_per_byte": bits, "scores": scores});
+    let answers = held("eval/answers.json")?.into_iter();
+    let answers: Map<String, Value> =
+        answers.map(|m| (m.model, m.score.nats_per_token.into())).collect();
+    if !answers.is_empty() {
+        value["answers"] = answers.into();
+    }
+    Ok(value)
 }
 
 /// Prints the scores of a run: a line a score, a column a model.
@@ -183,10 +257,16 @@ pub fn table(run: &Run) -> Result<(), Failure> {
             table.add_row(row);
         }
     }
-    let bits = scores(run)?["bits_per_byte"].clone();
-    for (name, bits) in bits.as_object().into_iter().flatten() {
-        let bits = bits.as_f64().unwrap_or(f64::NAN);
-        table.add_row([format!("Held-out bits per byte, {name}"), format!("{bits:.3}")]);
+    let all = scores(run)?;
+    let kinds = [
+        ("bits_per_byte", "Held-out bits per byte"),
+        ("answers", "Held-out answers, nats per token"),
+    ];
+    for (key, title) in kinds {
+        for (name, value) in all[key].as_object().into_iter().flatten() {
+            let value = value.as_f64().unwrap_or(f64::NAN);
+            table.add_row([format!("{title}, {name}"), format!("{value:.3}")]);
+        }
     }
     for i in 1..table.column_count() {
         if let Some(column) = table.column_mut(i) {

@@ -125,6 +125,9 @@ impl From<model::directory::ModelError> for Failure {
             error @ Error::Memory { .. } => {
                 Failure::invalid(error).hint("End other programs, or take a smaller model.")
             }
+            Error::Adapter(error) => error.into(),
+            error @ Error::Base { .. } => Failure::invalid(error)
+                .hint("Name the model where it is, and the adapter with --adapter DIR."),
             error => Failure::invalid(error).hint(
                 "It is damaged or of another model: copy it anew, or run again what made it.",
             ),

@@ -1,7 +1,9 @@
 //! `homegrown grow`: from text to an assistant, stage by stage, in a run directory.
 
+pub mod base;
 mod begin;
 mod choices;
+mod learn;
 mod settle;
 
 use std::collections::BTreeMap;
@@ -12,15 +14,10 @@ use std::time::Instant;
 use clap::{Args, Subcommand, ValueEnum};
 use compute::Cpu;
 use compute::tensor::DType;
-use data::batches::{Loader, LossOn};
 use data::encode::{END_OF_TEXT, END_OF_TURN};
-use data::shards::Shards;
 use model::config::Config;
-use model::directory;
-use model::init::initialise;
-use model::template::{CHATML, ChatTemplate};
+use model::template::CHATML;
 use model::tokenizer::Tokenizer;
-use model::transformer::Transformer;
 use serde_json::{Value, json};
 
 use crate::common::Common;
@@ -29,10 +26,9 @@ use crate::failure::Failure;
 use crate::prepare::{self, Source};
 use crate::progress::peak_rss_bytes;
 use crate::recipe::Recipe;
-use crate::samples::Samples;
-use crate::stage::{Facts, Run, Stage, clear};
+use crate::stage::{Facts, Run, Stage};
 use crate::tokenize;
-use crate::training::{self, Job};
+use base::Base;
 use choices::Choices;
 use settle::{check_memory, settle};
 
@@ -44,7 +40,7 @@ pub struct GrowArgs {
     /// Text of your own: files and folders of documents, instead of the microworld.
     #[arg(long, value_name = "PATH")]
     pub docs: Vec<PathBuf>,
-    /// A model to start from, instead of random weights.
+    /// A model to go on from, instead of random weights: a path or a name. It learns --docs, --chats, or both.
     #[arg(long, value_name = "MODEL")]
     pub base: Option<String>,
     /// Conversations to fine-tune on, for text of your own (JSONL with `messages`).
@@ -78,7 +74,17 @@ pub enum TrainCommand {
 #[derive(Args, Debug)]
 pub struct TrainArgs {
     /// A recipe: what it changes of the default.
-    pub recipe: PathBuf,
+    #[arg(required_unless_present = "base")]
+    pub recipe: Option<PathBuf>,
+    /// A model to go on from: a path or a name.
+    #[arg(long, value_name = "MODEL")]
+    pub base: Option<String>,
+    /// Text of your own: files and folders of documents.
+    #[arg(long, value_name = "PATH")]
+    pub docs: Vec<PathBuf>,
+    /// Conversations to fine-tune on (JSONL with `messages`).
+    #[arg(long, value_name = "FILE")]
+    pub chats: Vec<PathBuf>,
     /// The run directory [default: runs/NAME of the recipe].
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -114,10 +120,10 @@ pub fn train(command: &TrainCommand, common: &Common) -> Result<Value, Failure> 
         TrainCommand::Sft(args) => (args, StageName::Finetune),
     };
     let args = GrowArgs {
-        recipe: Some(args.recipe.clone()),
-        docs: Vec::new(),
-        base: None,
-        chats: Vec::new(),
+        recipe: args.recipe.clone(),
+        docs: args.docs.clone(),
+        base: args.base.clone(),
+        chats: args.chats.clone(),
         out: args.out.clone(),
         sets: args.sets.clone(),
         until: Some(until),
@@ -132,19 +138,20 @@ pub fn train(command: &TrainCommand, common: &Common) -> Result<Value, Failure> 
 /// Wrong settings or text; what can't be written; Ctrl-C.
 pub fn grow(args: &GrowArgs, common: &Common) -> Result<Value, Failure> {
     let start = Instant::now();
-    if args.base.is_some() {
-        return Err(Failure::invalid("--base: growing from an existing model is not there yet")
-            .hint("Leave --base out to start from random weights."));
-    }
     let (name, recipe) = settle(args, common)?;
-    check_memory(&recipe)?;
+    let cpu = common.cpu();
+    let base = Base::of(&recipe, &cpu)?;
+    let recompute = match &base {
+        Some(base) => base.recompute,
+        None => check_memory(&recipe)?,
+    };
     let source = Source::of(&recipe)?;
     let root = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&name));
     let run = Run::open(&root)?;
-    let cpu = common.cpu();
     let path = run.path("choices.json");
     let choices = if path.exists() { Choices::read(&path)? } else { Choices::default() };
-    let mut grow = Grow { products: Default::default(), recipe, run, cpu, source, choices };
+    let products = Default::default();
+    let mut grow = Grow { products, recipe, base, recompute, run, cpu, source, choices };
     grow.choose()?;
     grow.begin(common)?;
 
@@ -158,6 +165,10 @@ pub fn grow(args: &GrowArgs, common: &Common) -> Result<Value, Failure> {
 /// A run that grows.
 struct Grow {
     recipe: Recipe,
+    /// The model that it goes on from.
+    base: Option<Base>,
+    /// Whether layers are computed once more on the way back.
+    recompute: bool,
     run: Run,
     cpu: Arc<Cpu>,
     source: Source,
@@ -172,7 +183,21 @@ impl Grow {
         !self.recipe.own_text() || !self.recipe.data.chats.is_empty()
     }
 
+    /// Whether there are, or will be, documents.
+    fn reads(&self) -> bool {
+        self.base.is_none() || !self.recipe.data.docs.is_empty()
+    }
+
+    /// What stages depend on beside their settings and what was made in this run.
+    fn inputs(&self) -> BTreeMap<String, store::Hash> {
+        let base = self.base.iter();
+        base.map(|b| (format!("{}{}", prepare::BASE, self.recipe.base), b.hash)).collect()
+    }
+
     fn config(&self, vocab_size: usize, tokenizer: Option<&Tokenizer>, chat: bool) -> Config {
+        if let Some(base) = &self.base {
+            return base.config.clone();
+        }
         let id = |name: &str| tokenizer.and_then(|t| t.special_id(name));
         let eos = id(if chat { END_OF_TURN } else { END_OF_TEXT });
         self.recipe.config(vocab_size, id(END_OF_TEXT), eos)
@@ -185,6 +210,7 @@ impl Grow {
             match stage {
                 StageName::Prepare => self.prepare()?,
                 StageName::Tokenize => self.tokenize()?,
+                StageName::Pretrain if !self.reads() => continue,
                 StageName::Pretrain => self.pretrain()?,
                 StageName::Finetune if !self.talks() => continue,
                 StageName::Finetune => self.finetune()?,
@@ -197,7 +223,7 @@ impl Grow {
     }
 
     fn prepare(&mut self) -> Result<(), Failure> {
-        let Grow { recipe, run, cpu, source, .. } = self;
+        let Grow { recipe, run, cpu, source, base, .. } = self;
         let settings = match source {
             Source::World => json!({
                 "world": recipe.world,
@@ -205,6 +231,9 @@ impl Grow {
                 "questions": recipe.eval.questions,
                 "seed": recipe.seed,
             }),
+            Source::Own(_) if base.is_some() => {
+                json!({"data": recipe.data, "seed": recipe.seed, "base": true})
+            }
             Source::Own(_) => json!({"data": recipe.data}),
         };
         let stage = Stage {
@@ -218,6 +247,7 @@ impl Grow {
                 "data/conversations.jsonl",
                 "data/finetune.jsonl",
                 "data/questions.jsonl",
+                "data/heldout-conversations.jsonl",
                 "data/corpus.json",
                 "data/dropped.jsonl",
                 "data/skipped.jsonl",
@@ -228,7 +258,10 @@ impl Grow {
     }
 
     fn tokenize(&mut self) -> Result<(), Failure> {
-        let Grow { recipe, run, cpu, .. } = self;
+        let inputs = self.inputs();
+        let Grow { recipe, run, cpu, base, .. } = self;
+        let chatml = || CHATML.to_string();
+        let template = base.as_ref().map_or_else(|| Some(chatml()), |base| base.template.clone());
         let stage = Stage {
             name: "tokenize",
             settings: json!({
@@ -237,136 +270,27 @@ impl Grow {
                 "context": recipe.model.context,
                 "validation_bytes": recipe.eval.validation_bytes,
                 "special": tokenize::special(),
-                "chat_template": store::hash_bytes(CHATML.as_bytes()),
+                "chat_template": store::hash_bytes(template.unwrap_or_default().as_bytes()),
             }),
             reads: &[
                 "data/documents.jsonl",
                 "data/heldout.jsonl",
                 "data/conversations.jsonl",
                 "data/finetune.jsonl",
+                "data/heldout-conversations.jsonl",
             ],
-            inputs: BTreeMap::new(),
+            inputs,
             writes: &["tokenizer", "shards"],
         };
-        run.stage(stage, |run, _| tokenize::tokenize(run, recipe, &cpu.pool)).map(drop)
-    }
-
-    fn pretrain(&mut self) -> Result<(), Failure> {
-        let products = self.products(self.recipe.pretrain.dtype);
-        let (tokenizer, hash) = self.tokenizer()?;
-        let config = self.config(tokenizer.vocab_size(), Some(&tokenizer), false);
-        let talks = self.talks();
-        let Grow { recipe, run, cpu, .. } = self;
-        let stage = Stage {
-            name: "pretrain",
-            settings: json!({
-                "model": recipe.model,
-                "mixture": recipe.mixture.conversations,
-                "documents": recipe.document_sets(),
-                "pretrain": recipe.pretrain,
-                "seed": recipe.seed,
-                "products": format!("{:?}", products.0),
-            }),
-            reads: &["tokenizer", "shards"],
-            inputs: BTreeMap::new(),
-            writes: &[
-                "base",
-                "base/lineage.json",
-                "pretrain/metrics.jsonl",
-                "pretrain/checkpoints",
-            ],
-        };
-        run.stage(stage, |run, key| {
-            let seed = recipe.seed;
-            let mut model =
-                Transformer::new(config.clone(), initialise(&config, &recipe.model.init, seed));
-            let open = |name: &str| {
-                let path = run.path(&format!("shards/{name}"));
-                Shards::open(&path, Some(hash)).map(Arc::new).map_err(Failure::from)
-            };
-            let share = if talks { recipe.mixture.conversations } else { 0.0 };
-            let mut parts = Vec::new();
-            for (set, weight) in recipe.document_sets() {
-                parts.push(training::part(&open(&set)?, weight * (1.0 - share), LossOn::All));
-            }
-            if share > 0.0 && run.path("shards/conversations").exists() {
-                parts.push(training::part(&open("conversations")?, share, LossOn::All));
-            }
-            let loader = Loader::new(parts, recipe.model.context, seed)?;
-            let rows = recipe.pretrain.micro_tokens;
-            let validation =
-                training::validation(&*open("validation")?, recipe.model.context, rows);
-            let template = template(&tokenizer)?;
-            let samples = Samples::new(run, &tokenizer, talks.then_some(&template))?;
-            let config = &recipe.pretrain;
-            let job =
-                Job { name: "pretrain", config, products, loader, validation, samples: &samples };
-            let facts = training::train(run, key, cpu, &mut model, job)?;
-            save(run, "base", &model, &tokenizer, recipe, false)?;
-            Ok(facts)
-        })
-        .map(drop)
-    }
-
-    fn finetune(&mut self) -> Result<(), Failure> {
-        let products = self.products(self.recipe.finetune.dtype);
-        let (tokenizer, hash) = self.tokenizer()?;
-        let config = self.config(tokenizer.vocab_size(), Some(&tokenizer), true);
-        let Grow { recipe, run, cpu, .. } = self;
-        let stage = Stage {
-            name: "finetune",
-            settings: json!({
-                "replay": recipe.mixture.replay,
-                "documents": recipe.document_sets(),
-                "finetune": recipe.finetune,
-                "context": recipe.model.context,
-                "seed": recipe.seed,
-                "products": format!("{:?}", products.0),
-            }),
-            reads: &["tokenizer", "shards", "base"],
-            inputs: BTreeMap::new(),
-            writes: &[
-                "model",
-                "model/lineage.json",
-                "finetune/metrics.jsonl",
-                "finetune/checkpoints",
-            ],
-        };
-        run.stage(stage, |run, key| {
-            let base = directory::load(&run.path("base"))?;
-            let mut model = Transformer::new(config.clone(), base.transformer.parameters);
-            let open = |name: &str| {
-                let path = run.path(&format!("shards/{name}"));
-                Shards::open(&path, Some(hash)).map(Arc::new).map_err(Failure::from)
-            };
-            let replay = recipe.mixture.replay;
-            // Text of one's own has the same conversations before and now.
-            let talks = ["finetune", "conversations"];
-            let talks = talks.into_iter().find(|t| run.path(&format!("shards/{t}")).exists());
-            let talks = open(talks.unwrap_or("finetune"))?;
-            let mut parts = vec![training::part(&talks, 1.0 - replay, LossOn::Learned)];
-            for (set, weight) in recipe.document_sets() {
-                parts.push(training::part(&open(&set)?, weight * replay, LossOn::All));
-            }
-            // Not the order of pretraining again.
-            let loader = Loader::new(parts, recipe.model.context, recipe.seed ^ 1)?;
-            let rows = recipe.finetune.micro_tokens;
-            let validation =
-                training::validation(&*open("validation")?, recipe.model.context, rows);
-            let samples = Samples::new(run, &tokenizer, Some(&template(&tokenizer)?))?;
-            let config = &recipe.finetune;
-            let job =
-                Job { name: "finetune", config, products, loader, validation, samples: &samples };
-            let facts = training::train(run, key, cpu, &mut model, job)?;
-            save(run, "model", &model, &tokenizer, recipe, true)?;
-            Ok(facts)
-        })
-        .map(drop)
+        run.stage(stage, |run, _| tokenize::tokenize(run, recipe, base.as_ref(), &cpu.pool))
+            .map(drop)
     }
 
     fn evaluate(&mut self) -> Result<(), Failure> {
         let products = self.products(self.recipe.pretrain.dtype);
-        let Grow { recipe, run, cpu, .. } = self;
+        let inputs = self.inputs();
+        let Grow { recipe, run, cpu, base, .. } = self;
+        let base = base.as_ref();
         let stage = Stage {
             name: "evaluate",
             settings: json!({"eval": recipe.eval, "seed": recipe.seed, "products": format!("{:?}", products.0)}),
@@ -377,11 +301,13 @@ impl Grow {
                 "data/conversations.jsonl",
                 "data/heldout.jsonl",
                 "data/questions.jsonl",
+                "data/heldout-conversations.jsonl",
             ],
-            inputs: BTreeMap::new(),
+            inputs,
             writes: &["eval"],
         };
-        run.stage(stage, |run, key| evaluate::evaluate(run, key, recipe, cpu, products.0)).map(drop)
+        let work = |run: &Run, key| evaluate::evaluate(run, key, recipe, base, cpu, products.0);
+        run.stage(stage, work).map(drop)
     }
 
     fn report(&mut self) -> Result<(), Failure> {
@@ -436,6 +362,9 @@ impl Grow {
             let scores = evaluate::scores(run)?;
             value["bits_per_byte"] = scores["bits_per_byte"].clone();
             value["scores"] = scores["scores"].clone();
+            if !scores["answers"].is_null() {
+                value["answers"] = scores["answers"].clone();
+            }
         }
         Ok(value)
     }
@@ -449,6 +378,9 @@ impl Grow {
         if !common.json && done >= StageName::Pretrain {
             match self.run.record("finetune") {
                 Some(_) => crate::common::say(&format!("Talk to it: homegrown chat {root}")),
+                None if self.base.as_ref().is_some_and(|b| b.template.is_some()) => {
+                    crate::common::say(&format!("Talk to it: homegrown chat {root}"));
+                }
                 None => crate::common::say(&format!(
                     "This is a base model: it continues text, it does not chat.\n\
                      Let it write: homegrown generate {root} --raw --prompt TEXT"
@@ -460,24 +392,4 @@ impl Grow {
         }
         evaluate::floors(&self.recipe.floors, value)
     }
-}
-
-/// The chat template of models that are grown here.
-fn template(tokenizer: &Tokenizer) -> Result<ChatTemplate, Failure> {
-    Ok(ChatTemplate::new(CHATML, data::encode::special_tokens(tokenizer))?)
-}
-
-/// Writes a model directory anew.
-fn save(
-    run: &Run,
-    name: &str,
-    model: &Transformer,
-    tokenizer: &Tokenizer,
-    recipe: &Recipe,
-    chat: bool,
-) -> Result<(), Failure> {
-    let path = run.path(name);
-    clear(&path)?;
-    directory::save(&path, model, &tokenizer.to_json(), &tokenize::settings(recipe, chat))?;
-    Ok(())
 }

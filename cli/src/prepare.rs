@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use compute::Pool;
+use compute::rng::Rng;
 use data::jsonl::{self, Conversation, Writer};
 use documents::files::Files;
 use documents::{Document, Skip};
 use eval::run::{Corpus, Kind};
+use model::message::Role;
 use serde_json::json;
 use store::Hash;
 
@@ -18,6 +20,8 @@ use crate::stage::{Facts, Run, clear};
 
 /// What names of inputs begin with that lie outside of the run: no output of a stage is named so.
 pub const DOCS: &str = "--docs ";
+/// The same, of the model that is gone on from.
+pub const BASE: &str = "--base ";
 /// The same, of conversations.
 pub const CHATS: &str = "--chats ";
 /// The same, of the settings of cleaning.
@@ -46,7 +50,10 @@ impl Source {
         if !recipe.own_text() {
             return Ok(Source::World);
         }
-        Ok(Source::Own(Files::below(&paths(recipe))?))
+        match paths(recipe) {
+            none if none.is_empty() => Ok(Source::Own(Files::default())),
+            paths => Ok(Source::Own(Files::below(&paths)?)),
+        }
     }
 
     /// What the stage depends on outside the run directory.
@@ -62,7 +69,9 @@ impl Source {
                 let hash = store::hash_file(path).map_or("unreadable".into(), |h| h.to_string());
                 all.update(format!("{hash}  {}\n", path.display()).as_bytes());
             }
-            inputs.insert(format!("{DOCS}{}", recipe.data.docs.join(", ")), all.finish());
+            if !files.files.is_empty() {
+                inputs.insert(format!("{DOCS}{}", recipe.data.docs.join(", ")), all.finish());
+            }
             if Path::new(&recipe.data.clean).is_file() {
                 let clean = &recipe.data.clean;
                 inputs.insert(format!("{CLEAN}{clean}"), store::hash_file(Path::new(clean))?);
@@ -108,12 +117,15 @@ fn paths(recipe: &Recipe) -> Vec<PathBuf> {
 
 /// Documents of one's own, some of them held out, and conversations.
 fn own_text(run: &Run, recipe: &Recipe, threads: usize) -> Result<Facts, Failure> {
+    if recipe.data.docs.is_empty() {
+        return only_conversations(run, recipe);
+    }
     let mut settings = crate::corpus::settings(&recipe.data.clean, &[])?;
     settings.heldout = recipe.data.heldout;
     settings.output = documents::output::Output::Jsonl;
     let out = run.path("data");
     // Parts that a killed run has made are used.
-    for name in ["documents", "heldout", "conversations"] {
+    for name in ["documents", "heldout", "conversations", "heldout-conversations"] {
         clear(&out.join(format!("{name}.jsonl")))?;
     }
     let stats = crate::corpus::run("prepare", &paths(recipe), &settings, &out, threads)?;
@@ -129,7 +141,7 @@ fn own_text(run: &Run, recipe: &Recipe, threads: usize) -> Result<Facts, Failure
     let mut kinds = vec![kind("documents", "documents.jsonl", stats.train)?];
     let held = kind("held-out documents", "heldout.jsonl", stats.heldout)?;
     if !recipe.data.chats.is_empty() {
-        kinds.push(conversations(run, &recipe.data.chats)?);
+        kinds.push(conversations(run, recipe)?.0);
     }
     let dropped: u64 = stats.dropped.values().map(|d| d.count.documents).sum();
     let facts = json!({
@@ -141,6 +153,16 @@ fn own_text(run: &Run, recipe: &Recipe, threads: usize) -> Result<Facts, Failure
         "skipped_files": stats.skips.len(),
     });
     write_corpus(run, kinds, held, Vec::new(), notes(&stats))?;
+    Ok(facts.as_object().cloned().unwrap_or_default())
+}
+
+/// Conversations without documents, some of them held out.
+fn only_conversations(run: &Run, recipe: &Recipe) -> Result<Facts, Failure> {
+    clear(&run.path("data"))?;
+    let (kind, held) = conversations(run, recipe)?;
+    let facts =
+        json!({"conversations": kind.documents, "bytes": kind.bytes, "heldout_bytes": held.bytes});
+    write_corpus(run, vec![kind], held, Vec::new(), Vec::new())?;
     Ok(facts.as_object().cloned().unwrap_or_default())
 }
 
@@ -233,16 +255,30 @@ pub fn shown(talk: &Conversation) -> String {
     talk.messages.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Copies conversations into the run directory, each checked.
-fn conversations(run: &Run, chats: &[String]) -> Result<Kind, Failure> {
+/// Copies conversations into the run directory, each checked. With a base, some are held out: which, follows from
+/// what is said in them.
+fn conversations(run: &Run, recipe: &Recipe) -> Result<(Kind, Kind), Failure> {
+    let chats = &recipe.data.chats;
     let mut out = Documents::create(&run.path("data/conversations.jsonl"), "conversations")?;
+    let path = run.path("data/heldout-conversations.jsonl");
+    let mut held = Documents::create(&path, "held-out conversations")?;
+    let share = if recipe.base.is_empty() { 0.0 } else { recipe.data.heldout };
     for path in chats {
         for talk in jsonl::read::<Conversation>(Path::new(path))? {
             let talk = talk.map_err(|e| Failure { hint: Some(FORM.into()), ..e.into() })?;
-            out.push(&talk, &shown(&talk))?;
+            let text = shown(&talk);
+            // By what is asked, so that one question with two answers is on one side.
+            let first = talk.messages.iter().find(|m| m.role == Role::User);
+            let key = first.map_or(text.as_bytes(), |m| m.content.as_bytes());
+            let at = Rng::new(recipe.seed).stream(&store::hash_bytes(key).to_string()).f64();
+            let out = if at < share { &mut held } else { &mut out };
+            out.push(&talk, &text)?;
         }
     }
-    let kind = out.finish()?;
+    let (kind, held) = (out.finish()?, held.finish()?);
+    if held.documents == 0 {
+        clear(&path)?;
+    }
     if kind.documents == 0 {
         return Err(Failure::invalid(format!(
             "there are no conversations in {}",
@@ -250,7 +286,7 @@ fn conversations(run: &Run, chats: &[String]) -> Result<Kind, Failure> {
         ))
         .hint(FORM));
     }
-    Ok(kind)
+    Ok((kind, held))
 }
 
 /// Tells which files were skipped; `list` has all of them.

@@ -20,6 +20,8 @@ use crate::failure::Failure;
 pub const DEFAULT: &str = include_str!("../../recipes/default.toml");
 /// What is different for one's own text.
 pub const DOCS: &str = include_str!("../../recipes/docs.toml");
+/// What is different for a model that is gone on from.
+pub const TUNE: &str = include_str!("../../recipes/tune.toml");
 
 /// The version of the form of recipes.
 const SCHEMA_VERSION: u32 = 1;
@@ -44,6 +46,10 @@ pub struct Recipe {
     pub schema_version: u32,
     /// Seed of everything random.
     pub seed: u64,
+    /// A model to go on from: a path or a name; empty: random weights.
+    pub base: String,
+    /// Whether layers are computed once more on the way back, instead of kept.
+    pub recompute: bool,
     /// Minutes of training that the token counts shall be scaled to; 0: they are as written.
     pub minutes: f64,
     /// Text of one's own.
@@ -56,6 +62,8 @@ pub struct Recipe {
     pub tokenizer: TokenizerSettings,
     /// The model's shape.
     pub model: ModelSettings,
+    /// Adapters.
+    pub lora: LoraSettings,
     /// What is mixed with what.
     pub mixture: Mixture,
     /// Pretraining.
@@ -78,6 +86,8 @@ pub struct DataSettings {
     pub clean: String,
     /// JSONL files of conversations.
     pub chats: Vec<String>,
+    /// A file of a chat template, or "chatml", in place of the base's.
+    pub template: String,
     /// Share of the text that is held out.
     pub heldout: f64,
 }
@@ -130,6 +140,20 @@ pub struct ModelSettings {
     pub init: Init,
 }
 
+/// Adapters (LoRA).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraSettings {
+    /// Rank of their products; 0: all weights are trained.
+    pub rank: usize,
+    /// Their factor, times the rank.
+    pub alpha: f32,
+    /// Share of their inputs that is dropped.
+    pub dropout: f32,
+    /// Matrices that have one.
+    pub modules: Vec<String>,
+}
+
 /// What is mixed with what.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -140,6 +164,8 @@ pub struct Mixture {
     pub conversations: f64,
     /// Share of the tokens of fine-tuning that are pretraining text.
     pub replay: f64,
+    /// Times through texts and conversations, in place of the stages' tokens; 0: as those say.
+    pub passes: f64,
 }
 
 /// Evaluation.
@@ -155,20 +181,17 @@ pub struct EvalSettings {
 }
 
 impl Recipe {
-    /// The default, changed by a recipe (its path and text), then by `sets`: flag and `KEY=VALUE`.
+    /// The default, changed by recipes (paths and texts), then by `sets`: flag and `KEY=VALUE`.
     ///
     /// # Errors
     /// A key that isn't there, a value that can't be, with where it was set.
-    pub fn resolve(
-        recipe: Option<(&str, &str)>,
-        sets: &[(String, String)],
-    ) -> Result<Recipe, Failure> {
+    pub fn resolve(recipes: &[(&str, &str)], sets: &[(String, String)]) -> Result<Recipe, Failure> {
         let broken = |e: String| Failure::failed(format!("recipes/default.toml: {e}"));
-        let default: Recipe = toml::from_str(DEFAULT).map_err(|e| broken(e.to_string()))?;
-        let default = Table::try_from(default).map_err(|e| broken(e.to_string()))?;
+        let plain: Recipe = toml::from_str(DEFAULT).map_err(|e| broken(e.to_string()))?;
+        let default = Table::try_from(&plain).map_err(|e| broken(e.to_string()))?;
         let mut table = default.clone();
         let mut origins = Origins::default();
-        if let Some((name, text)) = recipe {
+        for (name, text) in recipes {
             merge(&mut table, Source { name, text }.read(&default, &mut origins)?);
         }
         for (flag, set) in sets {
@@ -180,7 +203,7 @@ impl Recipe {
             let (why, key) = text.trim_end().rsplit_once("\nin `").unwrap_or((&text, ""));
             origins.wrong(key.trim_end_matches('`'), why.trim_end())
         })?;
-        recipe.check(&origins)?;
+        recipe.check(&plain, &origins)?;
         Ok(recipe)
     }
 
@@ -222,11 +245,50 @@ impl Recipe {
 
     /// Whether the text is one's own.
     pub fn own_text(&self) -> bool {
-        !self.data.docs.is_empty()
+        !self.data.docs.is_empty() || !self.base.is_empty()
+    }
+
+    /// Checks what has to do with the model that is gone on from.
+    fn check_base(&self, plain: &Recipe, origins: &Origins) -> Result<(), Failure> {
+        let wrong = |key: &str, why: &str| Err(origins.wrong(key, why));
+        let l = &self.lora;
+        if self.base.is_empty() {
+            if l.rank > 0 {
+                return wrong("lora.rank", "adapters need a base, with --base MODEL");
+            }
+            if !self.data.template.is_empty() {
+                return wrong("data.template", "it is for a base, with --base MODEL");
+            }
+            return Ok(());
+        }
+        if self.data.docs.is_empty() && self.data.chats.is_empty() {
+            return wrong("base", "there is nothing that it is to learn: give --docs or --chats");
+        }
+        let ours = ModelSettings { context: plain.model.context, ..self.model.clone() };
+        if ours != plain.model || self.tokenizer != plain.tokenizer {
+            let key = if ours == plain.model { "tokenizer" } else { "model" };
+            return wrong(
+                key,
+                "with a base, only model.context can be set: the shape is the base's",
+            );
+        }
+        if l.rank > 1 << 12 {
+            return wrong("lora.rank", &format!("{} is not from 0 to 4096", l.rank));
+        }
+        if !(l.alpha.is_finite() && l.alpha > 0.0) {
+            return wrong("lora.alpha", &format!("{} is not a positive number", l.alpha));
+        }
+        if !(0.0..1.0).contains(&l.dropout) {
+            return wrong("lora.dropout", &format!("{} is not a share from 0 to 1", l.dropout));
+        }
+        if l.rank > 0 && l.modules.is_empty() {
+            return wrong("lora.modules", "there is none");
+        }
+        Ok(())
     }
 
     /// Checks what types don't.
-    fn check(&self, origins: &Origins) -> Result<(), Failure> {
+    fn check(&self, plain: &Recipe, origins: &Origins) -> Result<(), Failure> {
         let wrong = |key: &str, why: String| Err(origins.wrong(key, &why));
         if self.schema_version != SCHEMA_VERSION {
             let why = format!(
@@ -246,6 +308,11 @@ impl Recipe {
             if !(0.0..1.0).contains(&share) {
                 return wrong(key, format!("{share} is not a share from 0 to 1"));
             }
+        }
+        self.check_base(plain, origins)?;
+        let passes = self.mixture.passes;
+        if !(passes.is_finite() && (0.0..=1e6).contains(&passes)) {
+            return wrong("mixture.passes", format!("{passes} is not a number of passes"));
         }
         let (weights, docs) = (&self.mixture.documents, self.data.docs.len());
         if !weights.is_empty() && weights.len() != docs {
@@ -473,7 +540,7 @@ mod tests {
 
     fn resolve(text: &str, sets: &[&str]) -> Result<Recipe, Failure> {
         let sets: Vec<_> = sets.iter().map(|s| ("--set".to_string(), s.to_string())).collect();
-        Recipe::resolve(Some(("my.toml", text)), &sets)
+        Recipe::resolve(&[("my.toml", text)], &sets)
     }
 
     /// The dotted keys of all settings.
@@ -493,6 +560,7 @@ mod tests {
         let all = Table::try_from(resolve("", &[]).unwrap()).unwrap();
         assert_eq!(keys(DEFAULT.parse().unwrap()), keys(all));
         resolve(DOCS, &[]).unwrap();
+        resolve(TUNE, &["base=model", "data.chats=[\"a\"]"]).unwrap();
         resolve(include_str!("../../recipes/smoke.toml"), &[]).unwrap();
     }
 

@@ -44,7 +44,9 @@ impl Samples {
         template: Option<&ChatTemplate>,
     ) -> Result<Samples, Failure> {
         let mut prompts = Vec::new();
-        for line in jsonl::read::<Line>(&run.path("data/heldout.jsonl"))?.take(DOCUMENTS) {
+        let held = run.path("data/heldout.jsonl");
+        let lines = held.exists().then(|| jsonl::read::<Line>(&held)).transpose()?;
+        for line in lines.into_iter().flatten().take(DOCUMENTS) {
             let text = line?.text;
             let words = text.split_inclusive(char::is_whitespace).take(WORDS);
             let start: String = words.collect::<String>().trim_end().to_string();

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::failure::Failure;
+use crate::grow::base::Base;
 use crate::progress::{Progress, count};
 use crate::recipe::Recipe;
 use crate::stage::{Facts, Run, clear};
@@ -51,71 +52,93 @@ pub fn corpus_kind(kind: &str) -> String {
     if kind.is_empty() { "conversations".into() } else { format!("conversations: {kind}") }
 }
 
-/// Learns the tokenizer and writes `tokenizer/` and `shards/`.
+/// Learns the tokenizer, or takes that of the base, and writes `tokenizer/` and `shards/`.
 ///
 /// # Errors
 /// What can't be read, learned or written.
-pub fn tokenize(run: &Run, recipe: &Recipe, pool: &Pool) -> Result<Facts, Failure> {
+pub fn tokenize(
+    run: &Run,
+    recipe: &Recipe,
+    base: Option<&Base>,
+    pool: &Pool,
+) -> Result<Facts, Failure> {
     let (documents, heldout) = (run.path("data/documents.jsonl"), run.path("data/heldout.jsonl"));
-    let talks: Vec<&str> = ["conversations", "finetune"]
+    let talks: Vec<&str> = ["conversations", "finetune", "heldout-conversations"]
         .into_iter()
         .filter(|name| run.path(&format!("data/{name}.jsonl")).exists())
         .collect();
-    let tokenizer = learn(run, recipe, pool)?;
+    clear(&run.path("tokenizer"))?;
     clear(&run.path("shards"))?;
-
+    let tokenizer = match base {
+        Some(base) => Tokenizer::from_json(&base.tokenizer)?,
+        None => learn(run, recipe, pool)?,
+    };
     let json = tokenizer.to_json();
-    let settings = settings(recipe, !talks.is_empty());
     store::write_atomic(&run.path("tokenizer/tokenizer.json"), json.as_bytes())?;
-    store::write_json(&run.path("tokenizer/tokenizer_config.json"), &settings)?;
+    if base.is_none() {
+        let settings = settings(recipe, !talks.is_empty());
+        store::write_json(&run.path("tokenizer/tokenizer_config.json"), &settings)?;
+    }
     let hash = store::hash_bytes(json.as_bytes());
+    let (ends, template) = match base {
+        Some(base) => (base.ends, base.chat_template(&tokenizer)?),
+        None => {
+            let end = end_of_text(&tokenizer)?;
+            let template = ChatTemplate::new(CHATML, encode::special_tokens(&tokenizer))?;
+            ([end; 2], Some(template))
+        }
+    };
 
     let writer = |name: &str| {
-        ShardWriter::create(
-            &run.path(&format!("shards/{name}")),
-            hash,
-            tokenizer.vocab_size() as u32,
-        )
+        let path = run.path(&format!("shards/{name}"));
+        ShardWriter::create(&path, hash, tokenizer.vocab_size() as u32)
     };
-    let encoder = Encoder { tokenizer: &tokenizer, pool, end: end_of_text(&tokenizer)? };
+    let encoder = Encoder { tokenizer: &tokenizer, pool, ends };
     let mut kinds = BTreeMap::new();
-    let sets = recipe.document_sets();
-    let mut writers = sets.iter().map(|s| writer(&s.0)).collect::<Result<Vec<_>, _>>()?;
-    encoder.documents(
-        &documents,
-        Most::default(),
-        &mut writers,
-        &mut kinds,
-        &|line| match &sets[..] {
+    let mut facts = json!({});
+    let mut held = Totals::default();
+    if documents.exists() {
+        let sets = recipe.document_sets();
+        let mut writers = sets.iter().map(|s| writer(&s.0)).collect::<Result<Vec<_>, _>>()?;
+        let set = |line: &Line| match &sets[..] {
             [_] => 0,
             _ => root(&recipe.data.docs, &line.source),
-        },
-    )?;
-    let mut facts = json!({});
-    for (i, (writer, (name, _))) in writers.into_iter().zip(&sets).enumerate() {
-        let nothing = || {
-            Failure::invalid(format!("no document of {} is left to learn", recipe.data.docs[i]))
-                .hint("Take it out of data.docs and its weight out of mixture.documents.")
         };
-        let empty = sets.len() > 1 && writer.is_empty();
-        facts[name] = of(if empty { return Err(nothing()) } else { writer.finish()? });
+        encoder.documents(&documents, Most::default(), &mut writers, &mut kinds, &set)?;
+        for (i, (writer, (name, _))) in writers.into_iter().zip(&sets).enumerate() {
+            let nothing = || {
+                Failure::invalid(format!("no document of {} is left to learn", recipe.data.docs[i]))
+                    .hint("Take it out of data.docs and its weight out of mixture.documents.")
+            };
+            let empty = sets.len() > 1 && writer.is_empty();
+            facts[name] = of(if empty { return Err(nothing()) } else { writer.finish()? });
+        }
+        let only = |name: &str, most: Most| -> Result<Totals, Failure> {
+            let mut writers = [writer(name)?];
+            encoder.documents(&heldout, most, &mut writers, &mut BTreeMap::new(), &|_| 0)?;
+            let [writer] = writers;
+            Ok(writer.finish()?)
+        };
+        held = only("heldout", Most::default())?;
+        // Of many documents, lest a long one be all that is measured.
+        let all = recipe.eval.validation_bytes;
+        only("validation", Most { all, each: all / held.documents.clamp(1, 32) })?;
+        facts["heldout"] = of(held);
     }
-    let only = |name: &str, most: Most| -> Result<Totals, Failure> {
-        let mut writers = [writer(name)?];
-        encoder.documents(&heldout, most, &mut writers, &mut BTreeMap::new(), &|_| 0)?;
-        let [writer] = writers;
-        Ok(writer.finish()?)
-    };
-    let held = only("heldout", Most::default())?;
-    // Of many documents, lest a long one be all that is measured.
-    let all = recipe.eval.validation_bytes;
-    only("validation", Most { all, each: all / held.documents.clamp(1, 32) })?;
-    facts["heldout"] = of(held);
     for name in talks {
+        let no_template = || {
+            Failure::invalid("the base has no chat template, so it can't learn conversations")
+                .hint("Take one that has, or give it one: --set data.template=chatml, or a file.")
+        };
+        let template = template.as_ref().ok_or_else(no_template)?;
         let (path, set) = (run.path(&format!("data/{name}.jsonl")), writer(name)?);
         let context = recipe.model.context;
         let list = run.path(&format!("shards/{name}-skipped.jsonl"));
-        let (totals, skipped) = encoder.conversations(&path, set, context, &list, &mut kinds)?;
+        // What is held out is not learned from.
+        let mut apart = BTreeMap::new();
+        let kinds = if name == "heldout-conversations" { &mut apart } else { &mut kinds };
+        let (totals, skipped) =
+            encoder.conversations(&path, template, set, context, &list, kinds)?;
         facts[name] = of(totals);
         facts[name]["skipped"] = skipped.into();
     }
@@ -264,7 +287,8 @@ impl Default for Most {
 struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
     pool: &'a Pool,
-    end: u32,
+    /// Before and after a document.
+    ends: [u32; 2],
 }
 
 impl Encoder<'_> {
@@ -303,9 +327,10 @@ impl Encoder<'_> {
             let texts: Vec<&str> = chunk.iter().map(|line| line.text.as_str()).collect();
             let ids = self.tokenizer.encode_batch(self.pool, &texts);
             for (line, ids) in chunk.iter().zip(ids) {
-                let mut tokens = vec![self.end];
+                let [start, end] = self.ends;
+                let mut tokens = vec![start];
                 tokens.extend(ids);
-                tokens.push(self.end);
+                tokens.push(end);
                 let kind = if line.kind.is_empty() { "documents" } else { &line.kind };
                 *kinds.entry(kind.to_string()).or_default() += tokens.len() as u64;
                 writers[set(line)].push(&tokens, None, line.text.len() as u64)?;
@@ -317,22 +342,29 @@ impl Encoder<'_> {
         }
     }
 
+    /// Bytes of text that a token stands for.
+    fn bytes(&self, id: u32) -> usize {
+        let text =
+            if self.tokenizer.is_special(id) { None } else { self.tokenizer.token_bytes(id) };
+        text.map_or(0, <[u8]>::len)
+    }
+
     /// Encodes conversations; those that don't fit the context or can't be rendered are skipped,
     /// and listed in `list`. Returns also how many were.
     fn conversations(
         &self,
         path: &Path,
+        template: &ChatTemplate,
         mut writer: ShardWriter,
         context: usize,
         list: &Path,
         kinds: &mut BTreeMap<String, u64>,
     ) -> Result<(Totals, u64), Failure> {
-        let template = ChatTemplate::new(CHATML, encode::special_tokens(self.tokenizer))?;
         let mut listed = jsonl::Writer::create(list)?;
         let (mut skipped, mut kept) = (0u64, 0);
         for (i, talk) in jsonl::read::<TalkLine>(path)?.enumerate() {
             let TalkLine { kind, talk } = talk?;
-            let reason = match encode::conversation(self.tokenizer, &template, &talk) {
+            let reason = match encode::conversation(self.tokenizer, template, &talk) {
                 Err(e) => e.to_string(),
                 Ok((tokens, _)) if tokens.len() > context + 1 => {
                     format!("{} tokens don't fit the context of {context}", tokens.len())
@@ -341,7 +373,8 @@ impl Encoder<'_> {
                     "the assistant says nothing in it".to_string()
                 }
                 Ok((tokens, learned)) => {
-                    let bytes: usize = talk.messages.iter().map(|m| m.content.len()).sum();
+                    let said = tokens.iter().zip(&learned).filter(|(_, learned)| **learned);
+                    let bytes: usize = said.map(|(id, _)| self.bytes(*id)).sum();
                     writer.push(&tokens, Some(&learned), bytes as u64)?;
                     *kinds.entry(corpus_kind(&kind)).or_default() += tokens.len() as u64;
                     kept += 1;

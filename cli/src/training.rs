@@ -12,8 +12,6 @@ use compute::tape::Workspace;
 use compute::tensor::DType;
 use data::batches::{Batch, Loader, LossOn, Part};
 use data::shards::Shards;
-use model::config::Config;
-use model::init::{Init, initialise};
 use model::transformer::Transformer;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -38,6 +36,10 @@ pub struct Job<'a> {
     pub config: &'a TrainConfig,
     /// Type of the operands of products, and the machine's FLOP/s in it.
     pub products: (DType, f64),
+    /// Whether layers are computed once more on the way back.
+    pub recompute: bool,
+    /// Share of the inputs of adapters that is dropped, and its seed.
+    pub dropout: (f32, u64),
     /// Where batches come from.
     pub loader: Loader,
     /// Held-out text to measure on.
@@ -58,11 +60,13 @@ pub fn train(
     model: &mut Transformer,
     job: Job<'_>,
 ) -> Result<Facts, Failure> {
-    let Job { name, config, products, mut loader, validation, samples } = job;
+    let Job { name, config, products, mut loader, validation, samples, .. } = job;
     let _graceful = interrupt::graceful();
     let folder = run.path(name);
     store::create_dir(&folder)?;
     let mut trainer = Trainer::new(cpu.clone(), model, config.clone(), products.0, products.1);
+    trainer.set_recompute(job.recompute);
+    trainer.set_dropout(job.dropout.0, job.dropout.1);
     let saved = folder.join("checkpoints");
     let mut checkpoints = Checkpoints::open(&saved, key, config.keep_checkpoints)
         .map_err(|e| unusable(e.into(), &saved))?;
@@ -302,18 +306,18 @@ pub fn part(shards: &Arc<Shards>, weight: f64, loss: LossOn) -> Part {
 }
 
 /// Held-out text in batches.
-pub fn validation(shards: &Shards, context: usize, rows: usize) -> Validation {
+pub fn validation(shards: &Shards, context: usize, rows: usize, loss: LossOn) -> Validation {
     let totals = shards.totals();
     // The end of each document but the last counts as a newline.
-    let bytes = totals.text_bytes + totals.documents - 1;
-    Validation { batches: data::batches::once(shards, context, rows, LossOn::All), bytes }
+    let ends = if loss == LossOn::All { totals.documents - 1 } else { 0 };
+    let bytes = totals.text_bytes + ends;
+    Validation { batches: data::batches::once(shards, context, rows, loss), bytes }
 }
 
 /// Tokens a second that training does here, measured on a few steps of random tokens.
 pub fn measure_speed(
     cpu: &Arc<Cpu>,
-    config: &Config,
-    init: &Init,
+    model: &mut Transformer,
     settings: &TrainConfig,
     products: (DType, f64),
 ) -> f64 {
@@ -328,11 +332,11 @@ pub fn measure_speed(
             Batch { tokens, targets, spans: (0..rows / len).map(span).collect() }
         }
     }
-    let mut model = Transformer::new(config.clone(), initialise(config, init, 0));
+    let config = model.config();
     let length = config.max_position_embeddings.min(128);
     let mut source = Random(Rng::new(0), length, config.vocab_size as u64);
     let (dtype, peak) = products;
-    let mut trainer = Trainer::new(cpu.clone(), &mut model, settings.clone(), dtype, peak);
+    let mut trainer = Trainer::new(cpu.clone(), model, settings.clone(), dtype, peak);
     let mut speeds: Vec<f64> = (0..5).map(|_| trainer.step(&mut source).1.tokens_per_s).collect();
     speeds.remove(0);
     speeds.sort_by(f64::total_cmp);

@@ -8,7 +8,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+mod again;
 mod backward;
+mod dropout;
 mod experts;
 mod head;
 mod inputs;
@@ -24,6 +26,7 @@ use crate::kv::KvPages;
 use crate::parameters::{Gradients, ParamId, Parameters};
 use crate::tensor::Tensor;
 
+pub use dropout::Dropout;
 pub use experts::Experts;
 pub use head::{Head, Loss};
 pub use inputs::InputSquares;
@@ -34,25 +37,27 @@ use workspace::{Copies, Operand};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Var(usize);
 
-struct Node {
+struct Node<'a> {
     /// `[rows, cols]`
     value: Vec<f32>,
     rows: usize,
     cols: usize,
     copies: Copies,
     gradient: Option<Vec<f32>>,
-    op: Op,
+    op: Op<'a>,
 }
 
-impl Node {
+impl Node<'_> {
     fn operand(&self) -> Operand<'_> {
         Operand { value: &self.value, copies: &self.copies, cols: self.cols }
     }
 }
 
 /// An operation with its inputs and what its backward pass needs.
-enum Op {
+enum Op<'a> {
     Input,
+    Again { x: Var, made: again::Made<'a> },
+    Dropout { x: Var, mask: dropout::Mask },
     Add { a: Var, b: Var },
     Scale { x: Var, factor: f32 },
     Embedding { table: ParamId, ids: Rc<[u32]> },
@@ -64,7 +69,7 @@ enum Op {
     Gated { f: Activation, gate: Var, up: Option<Var> },
 }
 
-impl Op {
+impl Op<'_> {
     /// The memory that it keeps for its backward pass.
     fn kept(self) -> Option<Vec<f32>> {
         match self {
@@ -112,10 +117,10 @@ pub struct Tape<'a> {
     ws: &'a mut Workspace,
     parameters: &'a Parameters,
     gradients: Option<&'a mut Gradients>,
-    nodes: Vec<Node>,
+    nodes: Vec<Node<'a>>,
 }
 
-impl Tape<'_> {
+impl<'a> Tape<'a> {
     /// Whether operations are remembered.
     pub fn recording(&self) -> bool {
         self.gradients.is_some()
@@ -136,7 +141,7 @@ impl Tape<'_> {
         self.nodes[x.0].gradient.as_deref()
     }
 
-    fn push(&mut self, value: Vec<f32>, rows: usize, op: Op) -> Var {
+    fn push(&mut self, value: Vec<f32>, rows: usize, op: Op<'a>) -> Var {
         let cols = value.len() / rows.max(1);
         self.nodes.push(Node { value, rows, cols, copies: Copies::default(), gradient: None, op });
         Var(self.nodes.len() - 1)
@@ -245,6 +250,7 @@ impl Tape<'_> {
 
     /// Goes on with the chains of `y`, in its memory: nobody else has seen it.
     fn low_rank(&mut self, y: Var, x: Var, adapter: LowRank) -> Var {
+        let x = self.dropout(x, adapter.a);
         let h = self.linear(x, Linear::plain(adapter.a));
         let h = self.scale(h, adapter.scale);
         let sums = std::mem::take(&mut self.nodes[y.0].value);
@@ -374,6 +380,16 @@ impl Tape<'_> {
             }
         }
     }
+
+    /// Removes the values from `from` on.
+    fn forget(&mut self, from: usize) {
+        for node in self.nodes.drain(from..) {
+            self.ws.floats.give(node.value);
+            node.gradient.into_iter().for_each(|g| self.ws.floats.give(g));
+            self.ws.give(node.copies);
+            node.op.kept().into_iter().for_each(|kept| self.ws.floats.give(kept));
+        }
+    }
 }
 
 /// FLOPs of attention, two products over what each row sees, and words that it moves: inputs and
@@ -385,11 +401,6 @@ fn attention_work(shape: &AttentionShape, spans: &[Span], width: usize) -> (f64,
 
 impl Drop for Tape<'_> {
     fn drop(&mut self) {
-        for node in self.nodes.drain(..) {
-            self.ws.floats.give(node.value);
-            node.gradient.into_iter().for_each(|g| self.ws.floats.give(g));
-            self.ws.give(node.copies);
-            node.op.kept().into_iter().for_each(|kept| self.ws.floats.give(kept));
-        }
+        self.forget(0);
     }
 }

@@ -10,6 +10,7 @@
 //! | `pretrain/metrics.jsonl`, `finetune/metrics.jsonl` | [`Metric`] a line | training |
 //! | `pretrain/timing.jsonl` | [`Speed`] a line | training |
 //! | `eval/heldout.json` | [`HeldoutScores`] | evaluate |
+//! | `eval/answers.json` | [`HeldoutScores`], of answers | evaluate |
 //! | `eval/compressors.json` | [`Compressors`] | evaluate |
 //! | `eval/microworld.json` | [`Results`] | evaluate |
 //!
@@ -262,7 +263,7 @@ pub struct HeldoutScores {
 /// A model on the held-out text.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct HeldoutScore {
-    /// `base` or `fine-tuned`.
+    /// `base` or `fine-tuned`; `start`: what the run went on from.
     pub model: String,
     /// What it scored.
     #[serde(flatten)]
@@ -288,6 +289,8 @@ pub struct RunDirectory {
     pub speed: Vec<Speed>,
     /// Held-out scores.
     pub heldout: Option<HeldoutScores>,
+    /// The same of answers in held-out conversations, where there are any.
+    pub answers: Option<HeldoutScores>,
     /// xz and zstd.
     pub compressors: Option<Compressors>,
     /// Scores on the microworld's questions.
@@ -314,11 +317,14 @@ impl RunDirectory {
         let mut record = RunDirectory {
             stages: reader.stages(planned),
             corpus: reader.json("data/corpus.json", "what went in"),
-            pretrain: reader.lines("pretrain/metrics.jsonl", "the curves of pretraining"),
-            heldout: reader.json("eval/heldout.json", "bits per byte of the held-out text"),
-            compressors: reader.json("eval/compressors.json", "xz and zstd on the held-out text"),
             ..RunDirectory::default()
         };
+        if planned("pretrain") {
+            record.pretrain = reader.lines("pretrain/metrics.jsonl", "the curves of pretraining");
+            let (heldout, compressors) = ("eval/heldout.json", "eval/compressors.json");
+            record.heldout = reader.json(heldout, "bits per byte of the held-out text");
+            record.compressors = reader.json(compressors, "xz and zstd on the held-out text");
+        }
         if planned("finetune") {
             let name = "finetune/metrics.jsonl";
             record.finetune = reader.lines(name, "the curves of fine-tuning");
@@ -337,6 +343,7 @@ impl RunDirectory {
         }
         record.run = run;
         record.missing = std::mem::take(&mut reader.missing);
+        record.answers = reader.json("eval/answers.json", "");
         // The report does without these; the page of costs says nothing of what is not there.
         record.machine = reader.json("machine.json", "");
         let speeds = reader.text("pretrain/timing.jsonl", "").unwrap_or_default();

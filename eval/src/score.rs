@@ -171,10 +171,10 @@ pub struct Heldout {
     pub bytes: u64,
 }
 
-/// Scores documents, each by itself: `<|endoftext|> t0 … tn` predicts `t0 … tn <|endoftext|>`.
+/// Scores documents, each by itself: `START t0 … tn` predicts `t0 … tn END`.
 /// A document longer than the model's context is read in windows that overlap by half.
 ///
-/// `documents`: the ids of each; `end`: the end-of-text token; `bytes`: size of all their text.
+/// `documents`: the ids of each; `ends`: what stands before and after a text; `bytes`: size of all their text.
 ///
 /// # Errors
 /// [`Error::Nothing`] without documents; [`Error::NotFinite`].
@@ -182,7 +182,7 @@ pub fn heldout(
     model: &Transformer,
     ws: &mut Workspace,
     documents: &[Vec<u32>],
-    end: u32,
+    [before, after]: [u32; 2],
     bytes: u64,
 ) -> Result<Heldout, Error> {
     if documents.is_empty() || bytes == 0 {
@@ -193,9 +193,9 @@ pub fn heldout(
     let (mut tokens, mut cut, mut last) = (Vec::new(), Vec::new(), Vec::new());
     for document in documents {
         let start = tokens.len();
-        tokens.push(end);
+        tokens.push(before);
         tokens.extend_from_slice(document);
-        tokens.push(end);
+        tokens.push(after);
         cut.extend(windows.cut(document.len() + 2).into_iter().map(|w| Window {
             tokens: start + w.tokens.start..start + w.tokens.end,
             first: start + w.first,

@@ -3,7 +3,7 @@
 use model::generator::{Completion, Generator, Request};
 use model::message::{Message, Role};
 use model::sampler::Sampling;
-use model::template::{ChatTemplate, Piece};
+use model::template::ChatTemplate;
 use model::tokenizer::Tokenizer;
 use serde_json::Value;
 
@@ -92,7 +92,7 @@ impl Speaker for Greedy<'_> {
         }
         let answers = self.generate(prompts, &[])?;
         let message = |answer: Option<Completion>| match answer {
-            Some(answer) => tools::hermes::parse(&Piece::of(self.tokenizer, &answer.tokens)),
+            Some(answer) => tools::hermes::message(self.tokenizer, &answer.tokens),
             None => Message::assistant(""),
         };
         Ok(answers.into_iter().map(message).collect())

@@ -96,7 +96,7 @@ fn windows_of_llama_cpp_score_the_second_half_after_bos() {
 fn a_model_that_knows_nothing_needs_the_logarithm_of_its_vocabulary() {
     let model = model(&Init { embedding_std: 0.0, ..Init::default() });
     let documents = [tokens(5), tokens(70), vec![], tokens(23)];
-    let ours = heldout(&model, &mut workspace(), &documents, 0, 196).unwrap();
+    let ours = heldout(&model, &mut workspace(), &documents, [0; 2], 196).unwrap();
     // 98 tokens of text and 4 ends; 196 bytes of text and 3 newlines.
     assert_eq!((ours.documents, ours.tokens, ours.bytes), (4, 102, 199));
     let each = (VOCAB as f64).ln();
@@ -110,7 +110,7 @@ fn documents_do_not_see_each_other_and_long_ones_are_read_in_halves() {
     let model = random();
     let (short, long) = (tokens(9), tokens(40));
     let documents = [short.clone(), long.clone()];
-    let ours = heldout(&model, &mut workspace(), &documents, 2, 100).unwrap();
+    let ours = heldout(&model, &mut workspace(), &documents, [2; 2], 100).unwrap();
     let (mut sum, mut ends) = (0.0, 0.0);
     for document in [short, long] {
         let text = [vec![2], document, vec![2]].concat();
@@ -136,5 +136,5 @@ fn nothing_to_score_is_said() {
     let windows = Windows::Sliding { context: CONTEXT + 1, stride: 4 };
     let error = score(&model, &mut ws, &tokens(9), None, |_| 1, windows).unwrap_err();
     assert!(error.to_string().contains("2 to 24"), "{error}");
-    assert!(heldout(&model, &mut ws, &[], 0, 0).is_err());
+    assert!(heldout(&model, &mut ws, &[], [0; 2], 0).is_err());
 }

@@ -132,9 +132,9 @@ pub fn checkpoint(bytes: &[u8]) {
 /// A recipe.
 pub fn recipe(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    if let Ok(recipe) = Recipe::resolve(Some(("fuzz.toml", text)), &[]) {
+    if let Ok(recipe) = Recipe::resolve(&[("fuzz.toml", text)], &[]) {
         // What was taken is a recipe again.
-        assert!(Recipe::resolve(Some(("again.toml", &recipe.to_toml())), &[]).is_ok());
+        assert!(Recipe::resolve(&[("again.toml", &recipe.to_toml())], &[]).is_ok());
     }
 }
 

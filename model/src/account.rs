@@ -17,9 +17,10 @@ pub fn forward_flops(c: &Config, visible: f64) -> f64 {
     2.0 * product_parameters(c) as f64 + attention
 }
 
-/// Operations of one token of training: the backward pass is two products for each one.
-pub fn training_flops(c: &Config, visible: f64) -> f64 {
-    3.0 * forward_flops(c, visible)
+/// Operations of one token of training: the backward pass is two products for each one, of which that for the
+/// weights is only done for the share of them that is `trained`.
+pub fn training_flops(c: &Config, visible: f64, trained: f64) -> f64 {
+    (2.0 + trained) * forward_flops(c, visible)
 }
 
 /// Bytes of keys and values that one position takes in f32.

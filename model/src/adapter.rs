@@ -1,6 +1,8 @@
 //! Low-rank adapters (LoRA, Hu et al. 2021, <https://arxiv.org/abs/2106.09685>): what was learned beside a base
 //! model that stays as it is, in the files of PEFT: `adapter_config.json` and `adapter_model.safetensors`.
 
+mod new;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +20,7 @@ use crate::config::Config;
 use crate::transformer::{Transformer, shapes};
 use crate::weights::places::{Layout, places};
 use crate::weights::{SafeFiles, Tensors, WeightsError};
+pub use new::{Shape, begin, write};
 
 /// The files of an adapter.
 const CONFIG: &str = "adapter_config.json";
@@ -56,6 +59,32 @@ pub enum AdapterError {
         "{0}: {1} belongs to no layer of this model that can be adapted (those of attention and of dense MLPs)"
     )]
     Unknown(PathBuf, String),
+    /// No layer has a matrix of this name.
+    #[error("no layer of this model has a matrix {module}; there are {there}")]
+    Module {
+        /// What was asked for.
+        module: String,
+        /// What there is.
+        there: String,
+    },
+}
+
+/// Whether a directory is that of an adapter.
+pub fn is_adapter(dir: &Path) -> bool {
+    dir.join(CONFIG).is_file()
+}
+
+/// The model that an adapter was made for, as its files name it.
+///
+/// # Errors
+/// A file that can't be read.
+pub fn base(dir: &Path) -> Result<String, AdapterError> {
+    #[derive(Deserialize)]
+    struct Base {
+        base_model_name_or_path: Option<String>,
+    }
+    let about: Base = store::read_json(&dir.join(CONFIG))?;
+    Ok(about.base_model_name_or_path.unwrap_or_default())
 }
 
 /// `adapter_config.json`, as far as results depend on it.

@@ -8,12 +8,16 @@ use serde::Serialize;
 use serde_json::Value;
 use thiserror::Error;
 
+use crate::adapter::{self, Adapter, AdapterError};
 use crate::config::{Config, ConfigError};
 use crate::gguf::GgufError;
 use crate::template::{ChatTemplate, SpecialTokens, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::transformer::Transformer;
 use crate::weights::{self, GgufFiles, SafeFiles, WeightsError};
+
+/// A chat template in a file of its own.
+pub const TEMPLATE: &str = "chat_template.jinja";
 
 /// Why a model can't be read or written.
 #[derive(Debug, Error)]
@@ -35,6 +39,17 @@ pub enum ModelError {
     /// A broken GGUF file.
     #[error("{0}: {1}")]
     Gguf(PathBuf, GgufError),
+    /// An adapter that can't be used.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+    /// The model that an adapter is for is not where its files say.
+    #[error("{dir} is an adapter for the model {base:?}, which is not here")]
+    Base {
+        /// The adapter.
+        dir: PathBuf,
+        /// What it names.
+        base: String,
+    },
     /// A broken tokenizer.
     #[error("{0}: {1}")]
     Tokenizer(PathBuf, TokenizerError),
@@ -101,7 +116,33 @@ pub struct Loaded {
     pub path: PathBuf,
 }
 
-/// Where the model of `path` lies: a GGUF file or a model directory itself, or a run's `model/`.
+impl Loaded {
+    /// Takes another chat template.
+    ///
+    /// # Errors
+    /// [`TemplateError::Syntax`].
+    pub fn set_template(&mut self, source: &str) -> Result<(), TemplateError> {
+        let special = special_tokens(&self.tokenizer, self.transformer.config());
+        self.template = Some(ChatTemplate::new(source, special)?);
+        Ok(())
+    }
+}
+
+/// What a chat template has to know of a model's tokenizer.
+pub fn special_tokens(tokenizer: &Tokenizer, config: &Config) -> SpecialTokens {
+    let text = |id: Option<u32>| {
+        let bytes = id.and_then(|id| tokenizer.token_bytes(id)).unwrap_or_default();
+        String::from_utf8_lossy(bytes).into_owned()
+    };
+    let roles = tokenizer.roles();
+    SpecialTokens {
+        tokens: tokenizer.special_tokens().map(|(id, text)| (text.to_string(), id)).collect(),
+        bos: text(roles.bos.or(config.bos_token_id)),
+        eos: text(roles.eos.or(config.eos_token_id)),
+    }
+}
+
+/// Where the model of `path` lies: a GGUF file, the directory of a model or of an adapter, or a run's `model/`.
 ///
 /// # Errors
 /// If neither is there.
@@ -111,7 +152,7 @@ pub fn resolve(path: &Path) -> Result<PathBuf, ModelError> {
     }
     [path.to_path_buf(), path.join("model"), path.join("base")]
         .into_iter()
-        .find(|p| p.join("config.json").is_file())
+        .find(|p| p.join("config.json").is_file() || adapter::is_adapter(p))
         .ok_or_else(|| ModelError::NotAModel(path.to_path_buf()))
 }
 
@@ -120,7 +161,8 @@ pub fn is_gguf(path: &Path) -> bool {
     path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) && path.is_file()
 }
 
-/// Reads a model: a GGUF file, a model directory, or the model of a run directory. All weights are
+/// Reads a model: a GGUF file, a model directory, the directory of an adapter (with the model that it names), or
+/// the model of a run directory. All weights are
 /// widened to f32: products are exact, and they can be trained.
 ///
 /// # Errors
@@ -136,7 +178,30 @@ pub fn load(path: &Path) -> Result<Loaded, ModelError> {
 /// As [`load`].
 pub fn load_keeping(path: &Path, keep: Option<&Cpu>) -> Result<Loaded, ModelError> {
     let path = resolve(path)?;
-    if is_gguf(&path) { load_gguf(path, keep) } else { load_directory(path, keep) }
+    if is_gguf(&path) {
+        load_gguf(path, keep)
+    } else if adapter::is_adapter(&path) {
+        load_adapted(path, keep)
+    } else {
+        load_directory(path, keep)
+    }
+}
+
+/// The model that an adapter names, with it, and with the chat template that lies beside it.
+fn load_adapted(dir: PathBuf, keep: Option<&Cpu>) -> Result<Loaded, ModelError> {
+    let base = adapter::base(&dir)?;
+    let path = PathBuf::from(&base);
+    // One adapter over another would go round in circles.
+    if base.is_empty() || !path.exists() || adapter::is_adapter(&path) {
+        return Err(ModelError::Base { dir, base });
+    }
+    let mut loaded = load_keeping(&path, keep)?;
+    Adapter::read(&dir, loaded.transformer.config())?.apply(&mut loaded.transformer);
+    if dir.join(TEMPLATE).is_file() {
+        let source = store::read_text(&dir.join(TEMPLATE))?;
+        loaded.set_template(&source).map_err(|e| ModelError::Template(dir, e))?;
+    }
+    Ok(loaded)
 }
 
 fn load_gguf(path: PathBuf, keep: Option<&Cpu>) -> Result<Loaded, ModelError> {
@@ -148,13 +213,8 @@ fn load_gguf(path: PathBuf, keep: Option<&Cpu>) -> Result<Loaded, ModelError> {
     check_vocabulary(&config, &tokenizer, &path)?;
     let roles = *tokenizer.roles();
     let source = contents.metadata.get("tokenizer.chat_template").and_then(|v| v.as_str());
-    let text = |id: Option<u32>| {
-        let bytes = id.and_then(|id| tokenizer.token_bytes(id)).unwrap_or_default();
-        String::from_utf8_lossy(bytes).into_owned()
-    };
-    let tokens = tokenizer.special_tokens().map(|(id, text)| (text.to_string(), id)).collect();
-    let special = SpecialTokens { tokens, bos: text(roles.bos), eos: text(roles.eos) };
-    let template = source.map(|source| ChatTemplate::new(source, special)).transpose();
+    let special = || special_tokens(&tokenizer, &config);
+    let template = source.map(|source| ChatTemplate::new(source, special())).transpose();
     let template = template.map_err(|e| ModelError::Template(path.clone(), e))?;
     let wrong = |e| ModelError::Weights(path.clone(), e);
     enough_memory(weights::memory(&config, &files, keep.is_some()).map_err(wrong)?, &path)?;

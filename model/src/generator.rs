@@ -276,6 +276,11 @@ impl Generator {
         Ok(Generator { jobs: Some(jobs), engine: Some(engine), stop, context, vocab, room })
     }
 
+    /// Tokens that the model knows.
+    pub fn vocab(&self) -> usize {
+        self.vocab
+    }
+
     /// Submits a request; waits if the queue is full.
     ///
     /// # Errors

@@ -57,6 +57,24 @@ pub enum TemplateError {
         /// Index of the message.
         message: usize,
     },
+    /// The model would learn to write what stands before an answer.
+    #[error(
+        "message {message}: the chat template has no generation prompt: asked for one, it doesn't begin the \
+         assistant's turn (add_generation_prompt)"
+    )]
+    NoGenerationPrompt {
+        /// Index of the message.
+        message: usize,
+    },
+    /// The template passes over calls of tools.
+    #[error("message {message}: the chat template has no words for calls of tools")]
+    NoCalls {
+        /// Index of the message.
+        message: usize,
+    },
+    /// The template passes over definitions of tools.
+    #[error("the chat template has no words for definitions of tools")]
+    NoTools,
     /// A file next to the model can't be read.
     #[error("{path}: {reason}")]
     File {
@@ -250,6 +268,13 @@ impl ChatTemplate {
             if !(text.starts_with(&turn) && turn.starts_with(&before)) || before.len() < done {
                 return Err(TemplateError::NotAPrefix { message: i });
             }
+            // Where a user's turn ends is where some templates' answers begin; others begin them with a special token.
+            let special = self.special_in(&turn[before.len()..]).next();
+            let header = special.is_some_and(|(range, _)| range.start == 0)
+                && !messages[i].content.is_empty();
+            if header && before == self.render_covered(&covered, i, false)? {
+                return Err(TemplateError::NoGenerationPrompt { message: i });
+            }
             // Whatever follows the last special token, such as a line break, is the template's.
             let end = before.len()
                 + self
@@ -262,8 +287,35 @@ impl ChatTemplate {
             self.split(&text[before.len()..end], &covered.shield, true, &mut rendered.pieces);
             done = end;
         }
+        self.check_words(messages, tools, &text)?;
         self.split(&text[done..], &covered.shield, false, &mut rendered.pieces);
         Ok(rendered)
+    }
+
+    /// Whether calls and definitions of tools leave a trace in `text`, where they are.
+    fn check_words(
+        &self,
+        messages: &[Message],
+        tools: Option<&Value>,
+        text: &str,
+    ) -> Result<(), TemplateError> {
+        let without = |messages: &[Message], tools: Option<&Value>| {
+            let covered = self.cover(messages, tools)?;
+            self.render_covered(&covered, messages.len(), false)
+        };
+        if let Some(i) = messages.iter().position(|m| !m.tool_calls.is_empty()) {
+            let mut bare = messages.to_vec();
+            bare[i].tool_calls.clear();
+            // A template may refuse a turn without both.
+            if without(&bare, tools).is_ok_and(|bare| bare == text) {
+                return Err(TemplateError::NoCalls { message: i });
+            }
+        }
+        let some = tools.and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+        if some && without(messages, None).is_ok_and(|bare| bare == text) {
+            return Err(TemplateError::NoTools);
+        }
+        Ok(())
     }
 
     /// Messages and tools with all their text shielded.

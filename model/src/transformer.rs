@@ -189,9 +189,9 @@ impl Transformer {
     }
 
     /// Token ids to the last layer's normalised output, `[tokens, hidden_size]`.
-    fn layers(
-        &self,
-        tape: &mut Tape<'_>,
+    fn layers<'a>(
+        &'a self,
+        tape: &mut Tape<'a>,
         tokens: &[u32],
         positions: &Rc<[u32]>,
         mut past: Past<'_>,
@@ -205,42 +205,61 @@ impl Transformer {
             let positions = tape.embedding(table, positions);
             x = tape.add(x, positions);
         }
-        for (i, layer) in self.layers.iter().enumerate() {
-            let h = self.norm(tape, x, layer.attention_norm);
-            let mut q = tape.linear(h, layer.q);
-            let mut k = tape.linear(h, layer.k);
-            let v = tape.linear(h, layer.v);
-            if self.positions.is_none() {
-                let rope = &self.ropes[usize::from(c.is_local(i))];
-                q = tape.heads(q, layer.q_norm, c.rms_norm_eps, rope, positions);
-                k = tape.heads(k, layer.k_norm, c.rms_norm_eps, rope, positions);
-            }
-            let shape = self.attention_shape(i);
-            let a = match &mut past {
-                Past::Batch(spans) => tape.attention(q, k, v, shape, spans),
-                Past::Pages(pages, spans) => {
-                    tape.attention_cached(q, k, v, &shape, i, spans, pages)
+        for i in 0..self.layers.len() {
+            x = match &mut past {
+                Past::Batch(spans) => {
+                    let (positions, spans) = (Rc::clone(positions), Rc::clone(spans));
+                    tape.again(x, move |tape, x| {
+                        self.layer(tape, x, i, &positions, &mut Past::Batch(Rc::clone(&spans)))
+                    })
                 }
+                pages => self.layer(tape, x, i, positions, pages),
             };
-            x = self.onto(tape, x, a, Some(layer.o), layer.after_attention);
-
-            let h = self.norm(tape, x, layer.mlp_norm);
-            let (m, down) = match &layer.mlp {
-                Mlp::Dense { gate, up, down } => {
-                    let gate = gate.map(|gate| tape.linear(h, gate));
-                    let up = tape.linear(h, *up);
-                    let m = match gate {
-                        Some(gate) => tape.gated(c.activation, gate, Some(up)),
-                        None => tape.gated(c.activation, up, None),
-                    };
-                    (m, Some(*down))
-                }
-                Mlp::Experts(experts) => (tape.experts(h, experts, c.activation), None),
-            };
-            x = self.onto(tape, x, m, down, layer.after_mlp);
             tape.keep_only(x);
         }
         self.norm(tape, x, self.norm)
+    }
+
+    /// The residual stream through layer `i`, `[tokens, hidden_size]`.
+    fn layer(
+        &self,
+        tape: &mut Tape<'_>,
+        x: Var,
+        i: usize,
+        positions: &Rc<[u32]>,
+        past: &mut Past<'_>,
+    ) -> Var {
+        let (c, layer) = (&self.config, &self.layers[i]);
+        let h = self.norm(tape, x, layer.attention_norm);
+        let mut q = tape.linear(h, layer.q);
+        let mut k = tape.linear(h, layer.k);
+        let v = tape.linear(h, layer.v);
+        if self.positions.is_none() {
+            let rope = &self.ropes[usize::from(c.is_local(i))];
+            q = tape.heads(q, layer.q_norm, c.rms_norm_eps, rope, positions);
+            k = tape.heads(k, layer.k_norm, c.rms_norm_eps, rope, positions);
+        }
+        let shape = self.attention_shape(i);
+        let a = match past {
+            Past::Batch(spans) => tape.attention(q, k, v, shape, spans),
+            Past::Pages(pages, spans) => tape.attention_cached(q, k, v, &shape, i, spans, pages),
+        };
+        let x = self.onto(tape, x, a, Some(layer.o), layer.after_attention);
+
+        let h = self.norm(tape, x, layer.mlp_norm);
+        let (m, down) = match &layer.mlp {
+            Mlp::Dense { gate, up, down } => {
+                let gate = gate.map(|gate| tape.linear(h, gate));
+                let up = tape.linear(h, *up);
+                let m = match gate {
+                    Some(gate) => tape.gated(c.activation, gate, Some(up)),
+                    None => tape.gated(c.activation, up, None),
+                };
+                (m, Some(*down))
+            }
+            Mlp::Experts(experts) => (tape.experts(h, experts, c.activation), None),
+        };
+        self.onto(tape, x, m, down, layer.after_mlp)
     }
 
     /// Adds what attention or the MLP made to the residual stream, through its last matrix and its
@@ -266,9 +285,9 @@ impl Transformer {
     /// Nats of every target, rows `[tokens]`; on a recording tape, gradients of
     /// `sum(weights * nats)` are ready for [`Tape::backward`]. Rows of different spans don't see
     /// each other; positions count from each span's start.
-    pub fn loss(
-        &self,
-        tape: &mut Tape<'_>,
+    pub fn loss<'a>(
+        &'a self,
+        tape: &mut Tape<'a>,
         tokens: &[u32],
         targets: &[u32],
         spans: &[Span],

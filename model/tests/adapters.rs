@@ -10,10 +10,11 @@ use std::sync::Arc;
 use compute::Cpu;
 use compute::kv::{KvSequence, KvType};
 use compute::parameters::Gradients;
-use compute::tape::Workspace;
+use compute::rng::Rng;
+use compute::tape::{Dropout, Workspace};
 use compute::tensor::DType;
 use compute::{IGNORE, Span};
-use model::adapter::{Adapter, merge};
+use model::adapter::{Adapter, Shape, base, begin, is_adapter, merge, write};
 use model::config::Config;
 use model::transformer::{Step, Transformer};
 use model::weights::{self, SafeFiles};
@@ -121,6 +122,92 @@ fn the_way_back_goes_through_adapters() {
             );
         }
     }
+}
+
+/// A tiny model with a new adapter that is no longer nothing.
+fn begun(family: &str, modules: &[&str]) -> Transformer {
+    let mut model = load(family);
+    let modules: Vec<String> = modules.iter().map(|m| m.to_string()).collect();
+    begin(&mut model, Shape { rank: 3, alpha: 5.0, modules: &modules }, 7).unwrap();
+    let mut rng = Rng::new(1);
+    for p in model.parameters.iter_mut().filter(|p| p.name.contains("lora_B")) {
+        assert!(p.value.f32().iter().all(|x| *x == 0.0));
+        p.value.f32_mut().iter_mut().for_each(|x| *x = rng.normal() * 0.3);
+    }
+    model
+}
+
+#[test]
+fn what_is_written_is_read() {
+    let all = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+    // Of fused matrices some parts only, and by the names that files have.
+    for (family, modules) in [
+        ("llama", &all[..]),
+        ("phi3", &["q_proj", "v_proj", "up_proj"]),
+        ("gpt2", &["c_attn", "c_fc"]),
+    ] {
+        let mut model = begun(family, modules);
+        let tokens: Vec<u32> = (3..19).collect();
+        let with = logits(&model, &tokens);
+        let dir = tempfile::tempdir().unwrap();
+        write(&mut model, "some/base", dir.path()).unwrap();
+        assert!(is_adapter(dir.path()));
+        assert_eq!(base(dir.path()).unwrap(), "some/base");
+        let mut again = load(family);
+        let without = logits(&again, &tokens);
+        Adapter::read(dir.path(), again.config()).unwrap().apply(&mut again);
+        let read = logits(&again, &tokens);
+        let apart =
+            |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(apart(&with, &without) > 1e-2, "{family}: it changes something");
+        assert!(apart(&with, &read) < 1e-5, "{family}: {}", apart(&with, &read));
+        if family == "llama" {
+            assert_eq!(with, read, "the same products");
+        }
+    }
+    let mut model = load("llama");
+    let modules = ["c_attn".to_string()];
+    let error = begin(&mut model, Shape { rank: 2, alpha: 2.0, modules: &modules }, 0).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("no layer of this model has a matrix c_attn; there are down_proj"),
+        "{error}"
+    );
+}
+
+/// Layers that are computed twice, dropout, and any number of threads: the same bits.
+#[test]
+fn gradients_are_the_same_however_they_are_computed() {
+    let model = begun("llama", &["q_proj", "down_proj"]);
+    let tokens: Vec<u32> = (0..40).map(|i| i * 5 % 30).collect();
+    let targets: Vec<u32> = (0..40).map(|i| i * 7 % 30).collect();
+    let spans = [Span { start: 0, len: 25 }, Span { start: 25, len: 15 }];
+    let run = |threads: usize, recompute: bool, rate: f32, seed: u64| {
+        let mut ws = Workspace::new(Arc::new(Cpu::new(threads)), DType::F32);
+        ws.set_recompute(recompute);
+        ws.dropout = Some(Dropout { rate, seed });
+        let mut gradients = Gradients::zeros(&model.parameters);
+        let mut tape = ws.record(&model.parameters, &mut gradients);
+        let loss = model.loss(&mut tape, &tokens, &targets, &spans, &[0.1; 40]);
+        tape.backward();
+        drop(tape);
+        (loss.rows, gradients.iter().flatten().copied().collect::<Vec<f32>>())
+    };
+    let plain = run(1, false, 0.0, 0);
+    assert!(plain.1.iter().any(|x| *x != 0.0));
+    assert_eq!(run(2, true, 0.0, 0), plain);
+    let dropped = run(1, false, 0.5, 3);
+    assert_ne!(dropped, plain);
+    assert_eq!(run(2, true, 0.5, 3), dropped);
+    assert_ne!(run(1, false, 0.5, 4), dropped);
+    // On average little changes.
+    let mean =
+        |i: usize| (0..400).map(|seed| run(1, false, 0.05, seed).1[i] as f64).sum::<f64>() / 400.0;
+    let at =
+        (0..plain.1.len()).max_by(|a, b| plain.1[*a].abs().total_cmp(&plain.1[*b].abs())).unwrap();
+    let (mean, want) = (mean(at), f64::from(plain.1[at]));
+    assert!((mean / want - 1.0).abs() < 0.3, "{mean}, not {want}");
 }
 
 #[test]

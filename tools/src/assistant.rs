@@ -124,6 +124,11 @@ impl Assistant {
         self.template.is_some()
     }
 
+    /// Tokens that the model knows.
+    pub fn vocab(&self) -> usize {
+        self.generator.vocab()
+    }
+
     /// Tokens of the model's context.
     pub fn context(&self) -> usize {
         self.context
@@ -186,7 +191,7 @@ impl Assistant {
 
     /// What was generated, as a message with its calls.
     pub fn message(&self, tokens: &[u32]) -> Message {
-        hermes::parse(&Piece::of(&self.tokenizer, tokens))
+        hermes::message(&self.tokenizer, tokens)
     }
 
     /// Answers a conversation: generates, runs the calls, goes on with their results. `tools` is
@@ -211,14 +216,22 @@ impl Assistant {
             let request = self.next_message(&messages, definitions, settings)?;
             // A call is shown once it is read, not while it is written.
             let call = self.tokenizer.special_id(hermes::OPEN);
-            let (mut calling, mut shown) = (false, String::new());
+            let (mut calling, mut shown, mut written) = (false, String::new(), String::new());
             let completion = self.submit(request)?.watch(&mut |id, text| {
                 if calling {
                     return ControlFlow::Continue(());
                 }
-                calling = id.is_some() && id == call;
-                shown.push_str(text);
-                watch(Said::Text(text))
+                if call.is_some() {
+                    calling = id == call;
+                    shown.push_str(text);
+                    return watch(Said::Text(text));
+                }
+                written.push_str(text);
+                let certain = hermes::before_call(&written);
+                let new = &written[shown.len()..certain];
+                shown.push_str(new);
+                calling = written[certain..].starts_with(hermes::OPEN);
+                if new.is_empty() { ControlFlow::Continue(()) } else { watch(Said::Text(new)) }
             })?;
             usage.prompt += completion.usage.prompt;
             usage.remembered += completion.usage.remembered;

@@ -6,17 +6,60 @@
 //! </tool_call>
 //! ```
 //!
-//! The tags are special tokens; the same characters as text are text.
+//! The tags are special tokens; the same characters as text are text. A model whose tokenizer has no such tokens
+//! writes them as text.
 
 use model::message::{Message, Role, ToolCall};
 use model::template::Piece;
+use model::tokenizer::Tokenizer;
 
-pub(crate) const OPEN: &str = "<tool_call>";
+/// Begins a call.
+pub const OPEN: &str = "<tool_call>";
 const CLOSE: &str = "</tool_call>";
+
+/// What a model said in these tokens.
+pub fn message(tokenizer: &Tokenizer, tokens: &[u32]) -> Message {
+    let pieces = Piece::of(tokenizer, tokens);
+    match tokenizer.special_id(OPEN) {
+        Some(_) => parse(&pieces),
+        None => parse(&with_tags(pieces)),
+    }
+}
+
+/// Text with its tags apart, as those of a tokenizer that has tokens for them.
+fn with_tags(pieces: Vec<Piece>) -> Vec<Piece> {
+    let split = |piece: Piece| -> Vec<Piece> {
+        let Piece::Text(text) = piece else { return vec![piece] };
+        let mut rest = &text[..];
+        let mut parts = Vec::new();
+        while let Some((at, tag)) =
+            [OPEN, CLOSE].into_iter().filter_map(|tag| Some((rest.find(tag)?, tag))).min()
+        {
+            parts.push(Piece::Text(rest[..at].into()));
+            parts.push(Piece::Special(tag.into(), 0));
+            rest = &rest[at + tag.len()..];
+        }
+        parts.push(Piece::Text(rest.into()));
+        parts.retain(|part| !part.text().is_empty());
+        parts
+    };
+    pieces.into_iter().flat_map(split).collect()
+}
+
+/// How much of a text is certainly not the beginning of a call that is written as text.
+pub fn before_call(text: &str) -> usize {
+    let open = |at: &usize| {
+        text.is_char_boundary(*at) && {
+            let rest = &text[*at..];
+            rest.starts_with(OPEN) || OPEN.starts_with(rest)
+        }
+    };
+    (0..text.len()).find(open).unwrap_or(text.len())
+}
 
 /// What the model said, as a message. A call that can't be read (no JSON object with a name, not
 /// closed, a tag without its partner) stays in the content as it was written; it is not an error.
-pub fn parse(pieces: &[Piece]) -> Message {
+fn parse(pieces: &[Piece]) -> Message {
     let mut message = Message::new(Role::Assistant, "");
     let mut rest = pieces;
     while let Some((piece, after)) = rest.split_first() {
@@ -63,6 +106,20 @@ mod tests {
             text => Piece::Text(text.into()),
         };
         parts.iter().map(piece).collect()
+    }
+
+    #[test]
+    fn finds_calls_in_text() {
+        let text = "So.\n<tool_call>\n{\"name\": \"g\"}\n</tool_call>";
+        let said = with_tags(vec![Piece::Text(text.into()), Piece::Special("<end>".into(), 2)]);
+        let message = parse(&said);
+        assert_eq!((message.tool_calls.len(), &message.content[..]), (1, "So.<end>"));
+        assert_eq!(with_tags(pieces(&["a < b </tool"])), pieces(&["a < b </tool"]));
+        for (text, certain) in
+            [("a <b", 4), ("a <too", 2), ("a <tool_call>{", 2), ("", 0), ("é<", 2)]
+        {
+            assert_eq!(before_call(text), certain, "{text}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A checkpoint's tensors are `weight.NAME`, and `momentum.NAME` (Muon) or `first.NAME` and
-//! `second.NAME` (AdamW), all F32; its metadata's `state` is [`State`] as JSON. The file is whole
+//! `second.NAME` (AdamW), all F32, of the weights that are trained; its metadata's `state` is [`State`] as JSON. The file is whole
 //! before the manifest names it, and is removed after the manifest no longer does, so a kill at
 //! any moment leaves checkpoints that are what the manifest says.
 
@@ -308,6 +308,9 @@ fn encode(
     for (p, moments) in parameters.iter().zip(&optimizer.moments) {
         let mut add =
             |kind: &str, x: &[f32]| tensors.push((format!("{kind}.{}", p.name), bytes(x)));
+        if *moments == Moments::Frozen {
+            continue;
+        }
         add("weight", p.value.f32());
         match moments {
             Moments::Frozen => {}
@@ -358,17 +361,17 @@ pub fn decode(
     let mut loaded = Vec::new();
     for (p, moments) in parameters.iter().zip(&optimizer.moments) {
         let get = |kind: &str| floats(kind, &p.name, p.value.len());
-        let weight = get("weight")?;
-        let moments = match moments {
-            Moments::Frozen => Moments::Frozen,
-            Moments::Muon(_) => Moments::Muon(get("momentum")?),
-            Moments::AdamW(..) => Moments::AdamW(get("first")?, get("second")?),
-        };
-        loaded.push((weight, moments));
+        loaded.push(match moments {
+            Moments::Frozen => None,
+            Moments::Muon(_) => Some((get("weight")?, Moments::Muon(get("momentum")?))),
+            Moments::AdamW(..) => {
+                Some((get("weight")?, Moments::AdamW(get("first")?, get("second")?)))
+            }
+        });
     }
-    for ((p, moments), (weight, loaded)) in
-        parameters.iter_mut().zip(&mut optimizer.moments).zip(loaded)
-    {
+    let places = parameters.iter_mut().zip(&mut optimizer.moments).zip(loaded);
+    for ((p, moments), loaded) in places {
+        let Some((weight, loaded)) = loaded else { continue };
         p.value.f32_mut().copy_from_slice(&weight);
         *moments = loaded;
     }

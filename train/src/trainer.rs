@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use compute::parameters::Gradients;
 use compute::profile::Profile;
-use compute::tape::Workspace;
+use compute::rng::Rng;
+use compute::tape::{Dropout, Workspace};
 use compute::tensor::DType;
 use compute::{Cpu, IGNORE};
 use data::batches::{Batch, Loader, LoaderError, LoaderState};
@@ -303,6 +304,10 @@ pub struct Trainer<'a> {
     loss: f64,
     heldout: Option<f64>,
     guard: GuardState,
+    /// Of dropout.
+    seed: u64,
+    /// Share of the weights that training changes.
+    trained: f64,
 }
 
 impl<'a> Trainer<'a> {
@@ -319,6 +324,9 @@ impl<'a> Trainer<'a> {
         let ws = Workspace::new(cpu, products);
         let (tokens, steps, flops, loss, heldout) = (0, 0, 0.0, f64::MAX, None);
         let guard = GuardState::default();
+        let trainable = model.parameters.iter().filter(|p| p.trainable);
+        let trained = trainable.map(|p| p.value.len()).sum::<usize>() as f64
+            / model.parameters.count().max(1) as f64;
         Trainer {
             model,
             optimizer,
@@ -332,7 +340,20 @@ impl<'a> Trainer<'a> {
             loss,
             heldout,
             guard,
+            seed: 0,
+            trained,
         }
+    }
+
+    /// Drops elements before adapters from now on.
+    pub fn set_dropout(&mut self, rate: f32, seed: u64) {
+        self.ws.dropout = Some(Dropout { rate, seed });
+        self.seed = seed;
+    }
+
+    /// Keeps less of each layer from now on, and computes it again on the way back: the same bits, slower.
+    pub fn set_recompute(&mut self, recompute: bool) {
+        self.ws.set_recompute(recompute);
     }
 
     /// Goes to the newest checkpoint, and the source with it. Returns the hash of what had been
@@ -400,7 +421,8 @@ impl<'a> Trainer<'a> {
         }
         self.steps += 1;
         self.tokens += rows as u64;
-        let flops = account::training_flops(self.model.config(), visible) * rows as f64;
+        let each = account::training_flops(self.model.config(), visible, self.trained);
+        let flops = each * rows as f64;
         self.flops += flops;
 
         let (step, tokens) = (self.steps, self.tokens);
@@ -420,7 +442,11 @@ impl<'a> Trainer<'a> {
         let weight = 1.0 / targets.max(1) as f32;
         self.gradients.clear();
         let mut sum = 0.0;
-        for b in batches {
+        for (part, b) in batches.iter().enumerate() {
+            if let Some(dropout) = &mut self.ws.dropout {
+                let mut rng = Rng::new(self.seed).numbered(self.steps).numbered(part as u64);
+                dropout.seed = rng.next_u64();
+            }
             let weights = vec![weight; b.tokens.len()];
             let model = &*self.model;
             let mut tape = self.ws.record(&model.parameters, &mut self.gradients);

@@ -13,6 +13,7 @@ impl Grow {
     /// Writes what the run is and where: `run.json`, `machine.json`.
     pub(super) fn begin(&mut self, common: &Common) -> Result<(), Failure> {
         let (dtype, peak) = self.products(self.recipe.pretrain.dtype);
+
         let config = self.config(self.recipe.tokenizer.vocab_size, None, false);
         let parameters: usize =
             model::transformer::shapes(&config).iter().map(|s| s.1.iter().product::<usize>()).sum();
@@ -32,17 +33,18 @@ impl Grow {
             seed: Some(self.recipe.seed),
             products: format!("{dtype:?}").to_lowercase(),
             source: match self.recipe.own_text() {
-                true => self.recipe.data.docs.join(", "),
+                true => [&self.recipe.data.docs[..], &self.recipe.data.chats].concat().join(", "),
                 false => format!("the microworld of seed {}", self.recipe.seed),
             },
             stages: StageName::value_variants()
                 .iter()
                 .filter(|s| **s != StageName::Finetune || self.talks())
+                .filter(|s| **s != StageName::Pretrain || self.reads())
                 .map(|s| format!("{s:?}").to_lowercase())
                 .collect(),
             microworld: Some(!self.recipe.own_text()),
             model: Some(shown::Model {
-                architecture: "qwen3".into(),
+                architecture: config.family.model_type().into(),
                 parameters: parameters as u64,
                 layers: config.num_hidden_layers as u64,
                 width: config.hidden_size as u64,
@@ -64,7 +66,8 @@ impl Grow {
             peak_flops_per_s: peak,
         };
         store::write_json(&self.run.path("machine.json"), &machine)?;
-        let need = self.disk_bytes(parameters as u64);
+        let trained = self.base.as_ref().map_or(parameters as u64, |base| base.trained);
+        let need = self.disk_bytes(trained);
         let free = store::free_bytes(&self.run.root);
         let left = free.map_or(String::new(), |f| format!(", {}B are free", count(f)));
         eprintln!("{:>10} up to {}B of disk{left}", "", count(need));
@@ -72,18 +75,25 @@ impl Grow {
             eprintln!("   note: the disk may fill up; nothing that was saved would be lost");
         }
         eprintln!(
-            "{:>10} {}: {} parameters, {} tokens, {} threads of {}",
+            "{:>10} {}: {} parameters, {}, {} threads of {}",
             "grow",
             self.run.root.display(),
-            count(parameters as u64),
-            count(self.recipe.pretrain.tokens),
+            match trained == parameters as u64 {
+                true => count(trained),
+                false => format!("{} beside {}", count(trained), count(parameters as u64)),
+            },
+            match self.recipe.mixture.passes {
+                0.0 => format!("{} tokens", count(self.recipe.pretrain.tokens)),
+                passes => format!("{passes} times through the text"),
+            },
             common.threads(),
             self.cpu.isa.name()
         );
         Ok(store::write_json(&self.run.path("run.json"), &about)?)
     }
 
-    /// The most that the run directory will take: texts and their tokens, models, checkpoints.
+    /// The most that the run directory will take: texts and their tokens, models, checkpoints of so many trained
+    /// parameters.
     fn disk_bytes(&self, parameters: u64) -> u64 {
         // The microworld's texts are about 250 bytes long; one's own are there already. Each is
         // written as JSON and as tokens.

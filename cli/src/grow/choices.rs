@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use compute::tensor::DType;
+use model::init::initialise;
+use model::transformer::Transformer;
 use serde::{Deserialize, Serialize};
 use store::StoreError;
 use train::Precision;
@@ -69,7 +71,7 @@ impl Grow {
                 DType::F32 => Precision::F32,
             });
         }
-        self.budget();
+        self.budget()?;
         self.choices.schema_version = 1;
         // Without a recipe this is no run directory yet.
         store::write_atomic(&self.run.path("recipe.toml"), self.recipe.to_toml().as_bytes())?;
@@ -77,10 +79,10 @@ impl Grow {
     }
 
     /// Turns minutes into token counts.
-    fn budget(&mut self) {
+    fn budget(&mut self) -> Result<(), Failure> {
         let minutes = std::mem::take(&mut self.recipe.minutes);
         if minutes == 0.0 {
-            return;
+            return Ok(());
         }
         let recipe_tokens = [self.recipe.pretrain.tokens, self.recipe.finetune.tokens];
         let known = self
@@ -94,8 +96,15 @@ impl Grow {
                 let progress = Progress::start("speed", 0);
                 let products = self.products(self.recipe.pretrain.dtype);
                 let config = self.config(self.recipe.tokenizer.vocab_size, None, false);
-                let (init, settings) = (&self.recipe.model.init, &self.recipe.pretrain);
-                let speed = training::measure_speed(&self.cpu, &config, init, settings, products);
+                let (recipe, settings) = (&self.recipe, &self.recipe.pretrain);
+                let mut model = match &self.base {
+                    Some(base) => base.start(recipe, &self.cpu, None)?,
+                    None => {
+                        let parameters = initialise(&config, &recipe.model.init, 0);
+                        Transformer::new(config, parameters)
+                    }
+                };
+                let speed = training::measure_speed(&self.cpu, &mut model, settings, products);
                 let tokens = speed * minutes * 60.0;
                 let all = if self.talks() { recipe_tokens.iter().sum() } else { recipe_tokens[0] };
                 let scaled = |n: u64| (tokens * n as f64 / all as f64).round() as u64;
@@ -107,7 +116,10 @@ impl Grow {
                 Budget { minutes, recipe_tokens, tokens_per_s: speed, tokens }
             }
         };
+        // Minutes say how long, not passes.
+        self.recipe.mixture.passes = 0.0;
         [self.recipe.pretrain.tokens, self.recipe.finetune.tokens] = budget.tokens;
         self.choices.budget = Some(budget);
+        Ok(())
     }
 }

@@ -7,7 +7,7 @@ use store::lineage::{Step, below};
 use store::{Hash, Lineage, StoreError, lineage};
 
 use crate::failure::Failure;
-use crate::prepare::{CHATS, CLEAN, DOCS};
+use crate::prepare::{BASE, CHATS, CLEAN, DOCS};
 use crate::show::settings;
 use crate::show::verify::Checks;
 
@@ -102,7 +102,7 @@ impl Origin {
 
     /// Whether a name is that of a source, outside of the run.
     pub fn is_source(&self, name: &str) -> bool {
-        [DOCS, CHATS, CLEAN].iter().any(|kind| name.starts_with(kind))
+        [DOCS, CHATS, CLEAN, BASE].iter().any(|kind| name.starts_with(kind))
     }
 
     /// Where something lies, if it can lie here: what a model outside its run tells of is elsewhere.

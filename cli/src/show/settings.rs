@@ -5,7 +5,7 @@ use store::Lineage;
 use store::lineage::Step;
 
 use crate::failure::Failure;
-use crate::recipe::{DOCS, Recipe};
+use crate::recipe::{DOCS, Recipe, TUNE};
 
 /// Where stages have settings under another name than recipes.
 const NAMES: [(&str, &str); 5] = [
@@ -32,7 +32,17 @@ pub struct Change {
 /// If the default recipe is broken.
 pub fn changes(lineage: &Lineage, step: &Step) -> Result<Vec<Change>, Failure> {
     let own = lineage.stages.iter().any(|s| !s.settings["data"].is_null());
-    let default = Recipe::resolve(own.then_some(("recipes/docs.toml", DOCS)), &[])?;
+    let tuned = lineage.stages.iter().any(|s| !s.settings["lora"].is_null());
+    let set = |key: &str| ("--set".to_string(), key.to_string());
+    let default = match (tuned, own) {
+        // What they are matters to no setting.
+        (true, _) => {
+            let sets = [set("base=a model"), set("data.chats=[\"conversations\"]")];
+            Recipe::resolve(&[("recipes/tune.toml", TUNE)], &sets)?
+        }
+        (false, true) => Recipe::resolve(&[("recipes/docs.toml", DOCS)], &[])?,
+        (false, false) => Recipe::resolve(&[], &[])?,
+    };
     let default = serde_json::to_value(default).map_err(Failure::failed)?;
     let mut changes = Vec::new();
     for (name, value) in step.settings.as_object().into_iter().flatten() {

@@ -9,7 +9,7 @@ use store::Hash;
 
 use crate::common::{Common, harmless, say};
 use crate::failure::Failure;
-use crate::prepare::{CHATS, Source};
+use crate::prepare::{BASE, CHATS, Source};
 use crate::recipe::{DataSettings, Recipe};
 use crate::show::origin::Origin;
 
@@ -139,10 +139,12 @@ fn sources(origin: &Origin) -> Result<BTreeMap<String, State>, Failure> {
     let data: DataSettings = serde_json::from_value(step.settings["data"].clone())
         .map_err(|e| Failure::invalid(format!("the record of the stage prepare: {e}")))?;
     let recipe =
-        Recipe { data: DataSettings { chats: Vec::new(), ..data }, ..Recipe::resolve(None, &[])? };
-    for (name, then) in &step.inputs {
-        let now = match name.strip_prefix(CHATS) {
-            Some(path) => Path::new(path).is_file().then(|| store::hash_file(Path::new(path)).ok()),
+        Recipe { data: DataSettings { chats: Vec::new(), ..data }, ..Recipe::resolve(&[], &[])? };
+    let bases = origin.lineage.stages.iter().flat_map(|s| &s.inputs);
+    let bases = bases.filter(|(name, _)| name.starts_with(BASE));
+    for (name, then) in step.inputs.iter().chain(bases) {
+        let now = match name.strip_prefix(CHATS).or(name.strip_prefix(BASE)) {
+            Some(path) => Path::new(path).exists().then(|| store::hash_path(Path::new(path)).ok()),
             None => recipe.data.docs.iter().all(|p| Path::new(p).exists()).then(|| {
                 let now = Source::of(&recipe).and_then(|s| s.inputs(&recipe));
                 now.ok()?.get(name).copied()

@@ -209,7 +209,7 @@ pub fn product(
     let pairs = n.div_ceil(STRIPS * LANES);
     // By rows first: what a thread wrote of them is in its cache. Then by columns.
     let threads = cpu.pool.threads();
-    let wanted = (n * k / WEIGHTS).max(rows * n * k / TASK).next_multiple_of(threads);
+    let wanted = (n * k / WEIGHTS).max(rows * n * k / TASK).max(1).next_multiple_of(threads);
     let wanted = wanted.min(threads * 4);
     let by_rows = (rows / ROWS).clamp(1, wanted);
     let by_columns = (wanted / by_rows).clamp(1, pairs);

@@ -7,7 +7,7 @@ use crate::cpu::heads::norm_rotate_backward;
 use crate::cpu::{attention, embedding, layer_norm, norm, update};
 use crate::parameters::ParamId;
 
-impl Tape<'_> {
+impl<'a> Tape<'a> {
     /// Adds a gradient to a value from outside, `[rows, cols]`, for [`Tape::backward`] to start
     /// from.
     pub fn seed(&mut self, x: Var, gradient: &[f32]) {
@@ -21,7 +21,12 @@ impl Tape<'_> {
     /// ([`Tape::cross_entropy`], [`Tape::seed`]), and adds to the parameters' gradients. Values
     /// are given up on the way; gradients of inputs stay.
     pub fn backward(&mut self) {
-        for i in (0..self.nodes.len()).rev() {
+        self.back_to(0);
+    }
+
+    /// As far as the value `first`.
+    pub(super) fn back_to(&mut self, first: usize) {
+        for i in (first..self.nodes.len()).rev() {
             let op = std::mem::replace(&mut self.nodes[i].op, Op::Input);
             if matches!(op, Op::Input) {
                 continue;
@@ -38,14 +43,19 @@ impl Tape<'_> {
     }
 
     /// Passes `dy`, the gradient of node `i`, on to what the node was made from.
-    fn step_back(&mut self, op: Op, i: usize, dy: Vec<f32>) {
+    fn step_back(&mut self, op: Op<'a>, i: usize, dy: Vec<f32>) {
+        let op = match op {
+            Op::Again { x, made } => return self.again_back(x, &made, dy),
+            Op::Dropout { x, mask } => return self.dropout_back(x, mask, dy),
+            op => op,
+        };
         let Tape { ws, parameters, gradients, nodes } = self;
         let Some(gradients) = gradients.as_mut() else { return };
         let cpu = ws.cpu.clone();
         let (rows, cols) = (nodes[i].rows, nodes[i].cols);
         let trainable = |w: ParamId| parameters.get(w).trainable;
         match op {
-            Op::Input => ws.floats.give(dy),
+            Op::Input | Op::Again { .. } | Op::Dropout { .. } => ws.floats.give(dy),
             Op::Add { a, b } => {
                 let mut da = ws.floats.take(dy.len());
                 update::copy(&cpu, &dy, &mut da);

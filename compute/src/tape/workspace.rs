@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::Tape;
 use super::inputs::InputSquares;
+use super::{Dropout, Tape};
 use crate::Cpu;
 use crate::arena::Arena;
 use crate::cpu::matmul::{Mat, Packed, Rows, gemm, gemm_bf16, gemm_packed, gemm_strips};
@@ -23,8 +23,12 @@ pub struct Workspace {
     products: DType,
     /// Whether products with quantised weights never round activations.
     exact: bool,
-    /// Whether this pass rounds them.
-    rounds: bool,
+    /// Whether this pass, or the one it is a part of, is for gradients.
+    pub(super) learns: bool,
+    /// Whether layers' values are made again on the way back.
+    pub(super) recompute: bool,
+    /// What is dropped before adapters in passes for gradients.
+    pub dropout: Option<Dropout>,
     pub(super) floats: Arena<f32>,
     halves: Arena<u16>,
     codes: Arena<u8>,
@@ -52,7 +56,9 @@ impl Workspace {
             cpu,
             products,
             exact: false,
-            rounds: true,
+            learns: false,
+            recompute: false,
+            dropout: None,
             floats: Arena::default(),
             halves: Arena::default(),
             codes: Arena::default(),
@@ -66,6 +72,11 @@ impl Workspace {
     /// activations to 8 bits: exact, slower.
     pub fn set_exact(&mut self, exact: bool) {
         self.exact = exact;
+    }
+
+    /// Passes that record keep less from now on, and compute some of it twice: see [`Tape::again`].
+    pub fn set_recompute(&mut self, recompute: bool) {
+        self.recompute = recompute;
     }
 
     /// The device.
@@ -90,7 +101,7 @@ impl Workspace {
 
     /// A pass that only computes.
     pub fn compute<'a>(&'a mut self, parameters: &'a Parameters) -> Tape<'a> {
-        self.rounds = !self.exact;
+        self.learns = false;
         Tape { ws: self, parameters, gradients: None, nodes: Vec::new() }
     }
 
@@ -100,7 +111,7 @@ impl Workspace {
         parameters: &'a Parameters,
         gradients: &'a mut Gradients,
     ) -> Tape<'a> {
-        self.rounds = false;
+        self.learns = true;
         Tape { ws: self, parameters, gradients: Some(gradients), nodes: Vec::new() }
     }
 
@@ -213,7 +224,7 @@ impl Workspace {
     /// of 8 bits where that is quantised, of bf16 where products want those and it is f32.
     pub(super) fn copy_for(&mut self, weight: &Tensor, x: &[f32], copies: &mut Copies) {
         if let Some(w) = weight.strips() {
-            if !(w.rounds() && self.rounds) {
+            if !w.rounds() || self.exact || self.learns {
                 return;
             }
             let cols = weight.cols();

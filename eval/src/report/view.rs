@@ -205,6 +205,11 @@ fn title(record: &RunDirectory) -> String {
 /// The scores a reader looks for first.
 fn tiles(record: &RunDirectory) -> Vec<Tile> {
     let mut tiles = Vec::new();
+    if let Some([first, .., last]) = record.answers.as_ref().map(|a| &a.models[..]) {
+        let value = format!("{:.3}", last.score.nats_per_token);
+        let note = format!("{:.3} before", first.score.nats_per_token);
+        tiles.push(Tile { name: "nats per token, held-out answers".into(), value, note });
+    }
     let last = record.heldout.as_ref().and_then(|h| h.models.first());
     if let Some(heldout) = last {
         let note = record.compressors.as_ref().map_or(String::new(), |c| {
@@ -302,6 +307,11 @@ fn bits(record: &RunDirectory) -> Vec<Bits> {
     for model in record.heldout.iter().flat_map(|h| &h.models) {
         let note = format!("{:.3} nats per token", model.score.nats_per_token);
         rows.push((format!("{} model", model.model), model.score.bits_per_byte, note, Tone::First));
+    }
+    for model in record.answers.iter().flat_map(|h| &h.models) {
+        let note = format!("{:.3} nats per token", model.score.nats_per_token);
+        let name = format!("{} model, answers of held-out conversations", model.model);
+        rows.push((name, model.score.bits_per_byte, note, Tone::Second));
     }
     for (name, c) in record.compressors.iter().flat_map(|c| [("xz", &c.xz), ("zstd", &c.zstd)]) {
         let note = format!("{}, {}", c.settings, bytes(c.bytes as f64));

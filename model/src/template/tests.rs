@@ -254,3 +254,28 @@ proptest! {
         prop_assert_eq!(texts(&rendered), expected);
     }
 }
+
+#[test]
+fn what_a_template_has_no_words_for_is_named() {
+    let bare =
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}";
+    let prompt = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    let why = |source: &str, messages: &[Message], tools: Option<&Value>| {
+        template(source).render_for_training(messages, tools).unwrap_err().to_string()
+    };
+    let plain = [Message::user("?"), Message::assistant("!")];
+    assert!(
+        why(bare, &plain, None).contains("message 1: the chat template has no generation prompt")
+    );
+    let whole = format!("{bare}{prompt}");
+    assert!(template(&whole).render_for_training(&plain, None).is_ok());
+    let tools = json!([{"type": "function", "function": {"name": "calculator"}}]);
+    assert!(why(&whole, &plain, Some(&tools)).contains("definitions of tools"));
+    assert!(
+        why(&whole, &conversation(), None)
+            .contains("message 1: the chat template has no words for calls")
+    );
+    // Here answers follow what users say at once.
+    let inst = "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }}<|im_end|>{% endif %}{% endfor %}";
+    assert!(template(inst).render_for_training(&plain, None).is_ok());
+}
