@@ -16,6 +16,8 @@ mod progress;
 pub mod recipe;
 mod samples;
 mod score;
+#[cfg(feature = "serve")]
+mod serve;
 mod show;
 mod stage;
 mod tokenize;
@@ -60,6 +62,9 @@ enum Command {
     Generate(generate::GenerateArgs),
     /// How well a model predicts a text: bits per byte, perplexity.
     Score(score::ScoreArgs),
+    /// A model behind OpenAI's API, for many at a time.
+    #[cfg(feature = "serve")]
+    Serve(serve::ServeArgs),
     /// A model for other programs: a directory of safetensors, or a GGUF file.
     Export(export::ExportArgs),
     /// Where something is from: the stages, texts, recipe and code behind a run, a model, a report.
@@ -115,6 +120,8 @@ fn run(command: &Command, common: &Common) -> Result<Value, Failure> {
         Command::Chat(args) => chat::chat(args, common),
         Command::Generate(args) => generate::generate(args, common),
         Command::Score(args) => score::score(args, common),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::serve(args, common),
         Command::Export(args) => export::export(args, common),
         Command::Show(args) => show::show(args, common),
         Command::Bench(BenchCommand::Train(args)) => {

@@ -1,0 +1,233 @@
+//! The server: OpenAI's API over one engine that answers many at a time.
+//!
+//! ```text
+//! request ─► guard (host, origin, key) ─► fields ─► engine's queue ─► a thread an answer ─► JSON or events
+//! ```
+//!
+//! A request's answer depends on the request alone (see [`model::generator`]): with the same seed it is the same
+//! bytes, whatever else is running. tokio is used here, and nowhere below.
+
+mod answer;
+mod chat;
+mod completions;
+mod error;
+mod fields;
+mod guard;
+mod keys;
+mod metrics;
+mod stream;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::Json;
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{Uri, header};
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use compute::rng::Rng;
+use model::generator::Request;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::Receiver;
+use tools::assistant::Assistant;
+use tools::hermes;
+
+use answer::Part;
+use error::ApiError;
+pub use keys::{KeyError, Keys};
+use metrics::Metrics;
+
+/// What the server takes on.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of a request.
+    pub body: usize,
+    /// Answers of a request.
+    pub answers: usize,
+    /// Answers that are computed at a time or wait for it; who asks for more is refused.
+    pub places: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { body: 4 << 20, answers: 16, places: 80 }
+    }
+}
+
+/// How to serve.
+#[derive(Debug)]
+pub struct Settings {
+    /// The name of the model in the API.
+    pub model: String,
+    /// What tells this model from others: a hash.
+    pub fingerprint: String,
+    /// Who may ask; `None`: everybody who can reach it.
+    pub keys: Option<Keys>,
+    /// Names that the server is reached by, beside its address.
+    pub hosts: Vec<String>,
+    /// What it takes on.
+    pub limits: Limits,
+}
+
+/// What all requests share.
+pub struct App {
+    assistant: Assistant,
+    /// The token that begins a call, if the model has one.
+    call: Option<u32>,
+    vocab: usize,
+    model: String,
+    fingerprint: String,
+    keys: Option<Keys>,
+    hosts: Vec<String>,
+    limits: Limits,
+    places: Arc<Semaphore>,
+    metrics: Metrics,
+    /// Seconds since 1970.
+    started: u64,
+    /// Requests so far: for their names.
+    count: AtomicU64,
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs())
+}
+
+impl App {
+    /// A server's state. The assistant's queue has to have room for all [`Limits::places`].
+    pub fn new(assistant: Assistant, settings: Settings) -> Arc<App> {
+        let Settings { model, fingerprint, keys, hosts, limits } = settings;
+        Arc::new(App {
+            call: assistant.tokenizer().special_id(hermes::OPEN),
+            vocab: assistant.vocab(),
+            assistant,
+            model,
+            fingerprint,
+            keys,
+            hosts,
+            places: Arc::new(Semaphore::new(limits.places)),
+            limits,
+            metrics: Metrics::default(),
+            started: now(),
+            count: AtomicU64::new(0),
+        })
+    }
+
+    /// The paths.
+    pub fn router(self: Arc<App>) -> Router {
+        Router::new()
+            .route("/v1/chat/completions", post(chat::chat))
+            .route("/v1/completions", post(completions::completions))
+            .route("/v1/models", get(models))
+            .route("/metrics", get(metrics))
+            .layer(DefaultBodyLimit::max(self.limits.body))
+            .layer(axum::middleware::from_fn_with_state(self.clone(), guard::guard))
+            .route("/health", get(|| async { Json(json!({"status": "ok"})) }))
+            .fallback(|uri: Uri| async move { ApiError::no_route(uri.path()) })
+            .method_not_allowed_fallback(|| async { ApiError::no_method() })
+            .with_state(self)
+    }
+
+    /// Whether it is this model that is asked for; nobody has to say.
+    fn check_model(&self, name: Option<String>) -> Result<(), ApiError> {
+        match name {
+            Some(name) if name != self.model => Err(ApiError::no_model(&name, &self.model)),
+            _ => Ok(()),
+        }
+    }
+
+    /// A seed that was not there before.
+    fn fresh(&self) -> u64 {
+        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_nanos() as u64);
+        // As clients' seeds: whole numbers that JSON carries exactly.
+        Rng::new(nanos).numbered(self.count.load(Ordering::Relaxed)).next_u64() >> 12
+    }
+
+    /// What all answers tell: the seed is the one to say to get this answer again.
+    fn about(&self, kind: &str, seed: u64) -> Value {
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        json!({
+            "id": format!("{kind}-{:x}-{count:x}", self.started),
+            "object": Value::Null,
+            "created": now(),
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+            "seed": seed,
+        })
+    }
+
+    /// Starts all answers to a request, or none.
+    fn start_all(
+        self: &Arc<App>,
+        requests: Vec<Request>,
+        calls: bool,
+    ) -> Result<Vec<Receiver<Part>>, ApiError> {
+        let mut places = Vec::new();
+        for _ in &requests {
+            let place = self.places.clone().try_acquire_owned();
+            places.push(place.map_err(|_| {
+                self.metrics.refused.fetch_add(1, Ordering::Relaxed);
+                ApiError::busy()
+            })?);
+        }
+        requests.into_iter().zip(places).map(|(r, place)| self.start(r, calls, place)).collect()
+    }
+}
+
+async fn models(State(app): State<Arc<App>>) -> Json<Value> {
+    let context = app.assistant.context();
+    Json(json!({"object": "list", "data": [{
+        "id": app.model, "object": "model", "created": app.started, "owned_by": "homegrown",
+        "max_model_len": context,
+    }]}))
+}
+
+async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
+    let form = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, form)], app.metrics.text())
+}
+
+/// Serves until `stop` says so or the system asks politely; then what is being answered is answered to its end.
+/// `listening` is told the address.
+///
+/// # Errors
+/// An address that can't be listened on.
+pub fn serve(
+    app: Arc<App>,
+    listen: SocketAddr,
+    listening: impl FnOnce(SocketAddr),
+    stop: fn() -> bool,
+) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(app.limits.places + 8)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind(listen).await?;
+        listening(listener.local_addr()?);
+        axum::serve(listener, app.router()).with_graceful_shutdown(stopped(stop)).await
+    })
+}
+
+/// Until `stop` says so, or SIGTERM.
+async fn stopped(stop: fn() -> bool) {
+    let asked = async {
+        while !stop() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! { () = asked => {}, _ = terminate.recv() => {} }
+            return;
+        }
+    }
+    #[allow(unreachable_code)]
+    asked.await
+}

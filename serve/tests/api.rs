@@ -1,0 +1,331 @@
+//! The server by its own door: answers are the same whoever else asks, and what is wrong is named.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+
+use compute::Cpu;
+use data::encode::{SPECIAL, special_tokens};
+use model::config::{Config, Sizes};
+use model::generator::Options;
+use model::init::{Init, initialise};
+use model::template::{CHATML, ChatTemplate};
+use model::tokenizer::{Tokenizer, TrainOptions};
+use model::transformer::Transformer;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use serve::{App, Keys, Limits, Settings};
+use tools::assistant::Assistant;
+
+/// A server of a tiny model with random weights, on a thread of its own.
+struct Server {
+    at: SocketAddr,
+}
+
+static NEVER: AtomicBool = AtomicBool::new(false);
+
+fn start(threads: usize, places: usize, keys: Option<Keys>) -> Server {
+    let options = TrainOptions {
+        vocab_size: 300,
+        special_tokens: SPECIAL.map(String::from).to_vec(),
+        ..TrainOptions::default()
+    };
+    let texts = ["user assistant tool system what is said and what is not"; 3];
+    let tokenizer = Arc::new(Tokenizer::train(texts, &options, &mut |_| {}).unwrap());
+    let config = Config {
+        bos_token_id: tokenizer.special_id(SPECIAL[0]),
+        eos_token_id: tokenizer.special_id(SPECIAL[2]),
+        ..Config::qwen3(Sizes {
+            vocab: 300,
+            width: 32,
+            ffn: 64,
+            layers: 2,
+            heads: 2,
+            kv_heads: 1,
+            head_dim: 16,
+            context: 512,
+        })
+    };
+    let init = Init { output_gain: 1.0, embedding_std: 0.3, ..Init::default() };
+    let model = Transformer::new(config.clone(), initialise(&config, &init, 1));
+    let options = Options { queue: places, chunk: 16, ..Options::new(&config, places.min(8)) };
+    let template = ChatTemplate::new(CHATML, special_tokens(&tokenizer)).unwrap();
+    let cpu = Arc::new(Cpu::new(threads));
+    let assistant =
+        Assistant::new(Arc::new(model), tokenizer, Some(template), cpu, options).unwrap();
+    let settings = Settings {
+        model: "tiny".into(),
+        fingerprint: "0".into(),
+        keys,
+        hosts: vec!["models.example".into()],
+        limits: Limits { body: 100_000, answers: 4, places },
+    };
+    let app = App::new(assistant, settings);
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        let listening = move |at| tell.send(at).unwrap();
+        serve::serve(app, "127.0.0.1:0".parse().unwrap(), listening, || {
+            NEVER.load(Ordering::Relaxed)
+        })
+    });
+    Server { at: told.recv().unwrap() }
+}
+
+impl Server {
+    /// Status, headers and body of a request.
+    fn raw(&self, head: &str, body: &str) -> (u16, String, String) {
+        let mut stream = TcpStream::connect(self.at).unwrap();
+        let length = body.len();
+        write!(stream, "{head}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, head.to_lowercase(), body.to_string())
+    }
+
+    fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json");
+        let (status, _, body) = self.raw(&head, &body.to_string());
+        (status, serde_json::from_str(&body).unwrap())
+    }
+
+    /// A good answer.
+    fn ask(&self, path: &str, body: Value) -> Value {
+        let (status, answer) = self.post(path, &body);
+        assert_eq!(status, 200, "{body}: {answer}");
+        answer
+    }
+
+    /// The events of a stream.
+    fn stream(&self, path: &str, body: &Value) -> Vec<Value> {
+        let mut stream = TcpStream::connect(self.at).unwrap();
+        let body = body.to_string();
+        write!(
+            stream,
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let lines = BufReader::new(stream).lines().map(Result::unwrap);
+        let data: Vec<String> =
+            lines.filter_map(|l| Some(l.strip_prefix("data: ")?.to_string())).collect();
+        assert_eq!(data.last().map(String::as_str), Some("[DONE]"));
+        data[..data.len() - 1].iter().map(|d| serde_json::from_str(d).unwrap()).collect()
+    }
+}
+
+const CHAT: &str = "/v1/chat/completions";
+const TEXT: &str = "/v1/completions";
+
+fn question(i: usize) -> Value {
+    let text = format!("What is {}?", "said and ".repeat(i % 9));
+    let mut body = json!({
+        "model": "tiny", "seed": i, "max_tokens": 20 + i, "temperature": 0.8,
+        "messages": [{"role": "system", "content": "So."}, {"role": "user", "content": text}],
+    });
+    if i.is_multiple_of(3) {
+        body["temperature"] = 0.into();
+    }
+    body
+}
+
+/// What of an answer the request alone decides.
+fn choices(answer: &Value) -> String {
+    json!([answer["choices"], answer["seed"], answer["usage"]["completion_tokens"]]).to_string()
+}
+
+#[test]
+fn the_same_request_has_the_same_answer_whoever_else_asks() {
+    let (one, two) = (start(1, 40, None), start(2, 40, None));
+    let alone: Vec<String> = (0..16).map(|i| choices(&one.ask(CHAT, question(i)))).collect();
+    assert!(alone.windows(2).all(|pair| pair[0] != pair[1]));
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            let two = &two;
+            let asked: Vec<_> = (0..16)
+                .map(|i| scope.spawn(move || choices(&two.ask(CHAT, question(i)))))
+                .collect();
+            for (i, asked) in asked.into_iter().enumerate() {
+                assert_eq!(asked.join().unwrap(), alone[i], "{i}");
+            }
+        });
+    }
+}
+
+#[test]
+fn streams_say_the_same() {
+    let server = start(2, 40, None);
+    for i in 0..6 {
+        let mut body = question(i);
+        body["logprobs"] = true.into();
+        body["top_logprobs"] = 2.into();
+        let whole = server.ask(CHAT, body.clone());
+        body["stream"] = true.into();
+        body["stream_options"] = json!({"include_usage": true});
+        let chunks = server.stream(CHAT, &body);
+        let delta = |key: &str| -> String {
+            chunks.iter().filter_map(|c| c["choices"][0]["delta"][key].as_str()).collect()
+        };
+        assert_eq!(
+            (delta("content"), delta("role")),
+            (
+                whole["choices"][0]["message"]["content"].as_str().unwrap().into(),
+                "assistant".into()
+            )
+        );
+        let told: Vec<Value> = (chunks.iter())
+            .filter_map(|c| c["choices"][0]["logprobs"]["content"].as_array().cloned())
+            .flatten()
+            .collect();
+        assert_eq!(json!(told), whole["choices"][0]["logprobs"]["content"]);
+        assert_eq!(
+            chunks.last().unwrap()["usage"]["completion_tokens"],
+            whole["usage"]["completion_tokens"]
+        );
+        let reasons: Vec<&Value> = chunks
+            .iter()
+            .map(|c| &c["choices"][0]["finish_reason"])
+            .filter(|r| !r.is_null())
+            .collect();
+        assert_eq!(reasons, [&whole["choices"][0]["finish_reason"]]);
+    }
+    let text = json!({"prompt": ["what is", "said"], "n": 2, "max_tokens": 8, "seed": 3, "temperature": 1.5, "logprobs": 1});
+    let whole = server.ask(TEXT, text.clone());
+    assert_eq!(whole["choices"].as_array().unwrap().len(), 4);
+    let mut body = text;
+    body["stream"] = true.into();
+    let chunks = server.stream(TEXT, &body);
+    for i in 0..4 {
+        let said: String = (chunks.iter())
+            .map(|c| &c["choices"][0])
+            .filter(|c| c["index"] == i)
+            .filter_map(|c| c["text"].as_str())
+            .collect();
+        assert_eq!(said, whole["choices"][i]["text"].as_str().unwrap());
+    }
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let server = start(1, 4, None);
+    let hi = json!([{"role": "user", "content": "Hi"}]);
+    for (body, param) in [
+        (json!({}), "messages"),
+        (json!({"messages": "Hi"}), "messages"),
+        (json!({"messages": []}), "messages"),
+        (json!({"messages": [{"role": "robot", "content": ""}]}), "messages[0]"),
+        (json!({"messages": hi, "temperature": -1}), "temperature"),
+        (json!({"messages": hi, "temperature": "hot"}), "temperature"),
+        (json!({"messages": hi, "top_p": 0}), "top_p"),
+        (json!({"messages": hi, "n": 5}), "n"),
+        (json!({"messages": hi, "max_tokens": 0}), "max_tokens"),
+        (json!({"messages": hi, "max_tokens": 100_000}), "messages"),
+        (json!({"messages": hi, "stop": [""]}), "stop"),
+        (json!({"messages": hi, "logit_bias": {"x": 1}}), "logit_bias"),
+        (json!({"messages": hi, "top_logprobs": 3}), "top_logprobs"),
+        (json!({"messages": hi, "presence_penalty": 1}), "presence_penalty"),
+        (json!({"messages": hi, "response_format": {"type": "json_object"}}), "response_format"),
+        (json!({"messages": hi, "tool_choice": "required"}), "tool_choice"),
+        (json!({"messages": hi, "tools": 3}), "tools"),
+    ] {
+        let (status, answer) = server.post(CHAT, &body);
+        assert_eq!(
+            (status, answer["error"]["param"].as_str()),
+            (400, Some(param)),
+            "{body}: {answer}"
+        );
+    }
+    let (status, answer) = server.post(CHAT, &json!({"model": "gpt", "messages": hi}));
+    assert_eq!((status, &answer["error"]["code"]), (404, &json!("model_not_found")));
+    let (status, answer) = server.post(TEXT, &json!({"prompt": [1000]}));
+    assert_eq!((status, &answer["error"]["param"]), (400, &json!("prompt")), "{answer}");
+    let long = json!({"messages": [{"role": "user", "content": "x".repeat(200_000)}]});
+    assert_eq!(server.post(CHAT, &long).0, 413);
+    let local = "HTTP/1.1\r\nHost: localhost";
+    let status = |head: &str, body: &str| {
+        let (status, _, body) = server.raw(head, body);
+        assert!(serde_json::from_str::<Value>(&body).is_ok(), "{head}: {body}");
+        status
+    };
+    assert_eq!(status(&format!("POST {CHAT} {local}"), "{"), 400);
+    assert_eq!(status(&format!("POST {CHAT} {local}"), "[]"), 400);
+    assert_eq!(status(&format!("GET {CHAT} {local}"), ""), 405);
+    assert_eq!(status(&format!("GET /v1/nothing {local}"), ""), 404);
+    assert_eq!(status(&format!("GET /v1/models {local}"), ""), 200);
+    assert_eq!(status("GET /v1/models HTTP/1.1\r\nHost: evil.example", ""), 403);
+    assert_eq!(status("GET /v1/models HTTP/1.1\r\nHost: models.example:80", ""), 200);
+    assert_eq!(status(&format!("GET /v1/models {local}\r\nOrigin: http://evil.example"), ""), 403);
+    let (_, _, metrics) = server.raw(&format!("GET /metrics {local}"), "");
+    assert!(metrics.contains("vllm:num_requests_running 0"), "{metrics}");
+}
+
+#[test]
+fn keys_are_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys");
+    let key = Keys::add(&path, "Ann").unwrap();
+    let server = start(1, 4, Some(Keys::read(&path).unwrap()));
+    let get = |path: &str, key: &str| {
+        server
+            .raw(
+                &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}"),
+                "",
+            )
+            .0
+    };
+    assert_eq!(
+        (get("/v1/models", &key), get("/v1/models", "hg-0"), get("/metrics", "")),
+        (200, 401, 401)
+    );
+    assert_eq!(get("/health", ""), 200);
+}
+
+#[test]
+fn too_many_are_told_to_come_again_and_who_leaves_makes_room() {
+    let server = start(1, 1, None);
+    let mut body = question(0);
+    body["max_tokens"] = 400.into();
+    body["stream"] = true.into();
+    let body = body.to_string();
+    let head = "Host: localhost";
+    let mut first = TcpStream::connect(server.at).unwrap();
+    write!(first, "POST {CHAT} HTTP/1.1\r\n{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+        .unwrap();
+    let mut some = [0; 200];
+    first.read_exact(&mut some).unwrap();
+    let (status, headers, answer) = server.raw(&format!("POST {CHAT} HTTP/1.1\r\n{head}"), &body);
+    // It may have ended already: then there is room.
+    assert!(status == 200 || headers.contains("retry-after: 1") && status == 503, "{answer}");
+    drop(first);
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while server.post(CHAT, &question(1)).0 != 200 {
+        assert!(std::time::Instant::now() < until, "the place of who left is free again");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever the fields hold, the answer is JSON, and a 5xx is nobody's.
+    #[test]
+    fn no_request_is_the_servers_fault(field in 0..12usize, value in prop_oneof![
+        any::<i64>().prop_map(Value::from), any::<f64>().prop_map(Value::from), ".{0,20}".prop_map(Value::from),
+        Just(json!([])), Just(json!({})), Just(json!([[1]])), Just(json!({"a": [null]})), Just(json!(true)),
+    ]) {
+        static SERVER: std::sync::OnceLock<Server> = std::sync::OnceLock::new();
+        let server = SERVER.get_or_init(|| start(1, 8, None));
+        let names = ["messages", "temperature", "top_p", "top_k", "n", "stop", "seed", "logit_bias", "tools", "max_tokens", "stream_options", "logprobs"];
+        let mut body = json!({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3});
+        body[names[field]] = value;
+        let (status, answer) = server.post(CHAT, &body);
+        prop_assert!(status < 500, "{}: {}", body, answer);
+    }
+}
