@@ -115,6 +115,23 @@ fn all_weights_learn_answers_alone() {
     let (said, _) = works(folder, "chat full --message What --temperature 0");
     assert!(said["answers"][0].as_str().unwrap().starts_with("That is"), "{said}");
     works(folder, "generate full --raw --prompt Text --max-tokens 4");
+
+    // A template of one's own goes where the model goes.
+    let mine = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}\
+                {% if add_generation_prompt %}<|im_start|>assistant: {% endif %}";
+    std::fs::write(folder.join("mine.jinja"), mine).unwrap();
+    for (base, run) in [("base", "of-directory"), ("base.gguf", "of-gguf")] {
+        let set = "--set lora.rank=2 --set data.template=mine.jinja --until finetune";
+        works(
+            folder,
+            &format!("grow --base {base} --chats chats.jsonl {SETTINGS} {set} --out {run}"),
+        );
+        for (to, out) in [("gguf", format!("{run}.gguf")), ("safetensors", format!("{run}-st"))] {
+            works(folder, &format!("export {run} --to {to} --out {out}"));
+            let loaded = model::load(&folder.join(&out)).unwrap();
+            assert_eq!(loaded.template.unwrap().source(), mine, "{out}");
+        }
+    }
 }
 
 #[test]

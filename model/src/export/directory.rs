@@ -11,7 +11,8 @@ use store::AtomicFile;
 use super::tensors::{FileTensor, tensors};
 use super::{ExportError, Exported, Options, Progress, Quant, put, room, write_all};
 use crate::config::Config;
-use crate::directory::{Loaded, TokenizerConfig, is_gguf};
+use crate::directory::{Loaded, ModelError, TEMPLATE, TokenizerConfig, is_gguf};
+use crate::template::ChatTemplate;
 use crate::weights::places::Layout;
 
 /// Bytes of the tensors of one file.
@@ -145,6 +146,14 @@ fn beside(loaded: &Loaded) -> Result<BTreeMap<&'static str, Vec<u8>>, ExportErro
             if path.is_file() {
                 files.insert(name, store::read(&path)?);
             }
+        }
+        // An adapter may have brought another template than the directory's.
+        let wrong = |e| ModelError::Template(loaded.path.clone(), e);
+        let own = ChatTemplate::load(&loaded.path, Vec::new()).map_err(wrong)?;
+        let source = |t: &ChatTemplate| t.source().to_string();
+        let (own, now) = (own.as_ref().map(source), loaded.template.as_ref().map(source));
+        if let Some(now) = now.filter(|now| own.as_ref() != Some(now)) {
+            files.insert(TEMPLATE, now.into_bytes());
         }
         return Ok(files);
     }

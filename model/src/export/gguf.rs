@@ -109,9 +109,10 @@ fn describe(loaded: &Loaded, options: &Options<'_>, head: &mut Head) -> Result<(
         head.set("general.name", Item::Text(name(&loaded.path)));
         let rows = loaded.transformer.config().vocab_size;
         loaded.tokenizer.to_gguf(rows, &roles(loaded), head)?;
-        if let Some(template) = &loaded.template {
-            head.set("tokenizer.chat_template", Item::Text(template.source().into()));
-        }
+    }
+    // An adapter may have brought another than the file's.
+    if let Some(template) = &loaded.template {
+        head.set("tokenizer.chat_template", Item::Text(template.source().into()));
     }
     head.set("general.file_type", Item::U32(file_type(options.quant)));
     head.set("general.quantization_version", Item::U32(2));
