@@ -39,7 +39,7 @@ rows = [rows[i : i + args.sequences] for i in range(0, len(rows) - args.sequence
 folder = Path(tempfile.mkdtemp())
 job = dict(
     base=str(args.base), model=str(args.model), threads=args.threads, rank=16, alpha=32.0, lr=2e-4, betas=[0.9, 0.999],
-    eps=1e-8, rows=rows, steps=0, micro_tokens=args.context * args.sequences, recompute=False,
+    eps=1e-8, rows=rows, steps=0, micro_tokens=args.context * args.sequences, recompute=False, exact=False,
     modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
 )
 
@@ -61,6 +61,7 @@ micro = args.context * args.sequences
 ways = {
     "PEFT": (peft, {}),
     "homegrown": ([args.program], {}),
+    "homegrown, products in f32": ([args.program], dict(exact=True)),
     "homegrown, sequence by sequence": ([args.program], dict(micro_tokens=args.context)),
     "homegrown, layers computed twice": ([args.program], dict(recompute=True)),
 }
@@ -77,7 +78,10 @@ for name, each in rates.items():
     rate = statistics.median(each)
     print(f"| {name} | {rate:.0f} | {rate / of:.2f} | {memory[name] / 1e6:.0f} |")
 if args.losses:
-    theirs, ours = (run(c, steps=args.losses)["losses"] for c in (peft, [args.program]))
-    apart = max(abs(a - b) for a, b in zip(theirs, ours))
-    print(f"\nLosses of {args.losses} steps: first {theirs[0]:.5f} and {ours[0]:.5f}, last {theirs[-1]:.5f} and {ours[-1]:.5f}; "
-          f"never more than {apart:.5f} apart.")
+    theirs = run(peft, steps=args.losses)["losses"]
+    for name in ["homegrown", "homegrown, products in f32"]:
+        command, changes = ways[name]
+        ours = run(command, steps=args.losses, **changes)["losses"]
+        apart = max(abs(a - b) for a, b in zip(theirs, ours))
+        print(f"\n{name}: losses of {args.losses} steps: first {theirs[0]:.5f} and {ours[0]:.5f}, last {theirs[-1]:.5f} and "
+              f"{ours[-1]:.5f}; never more than {apart:.5f} apart.")

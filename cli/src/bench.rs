@@ -69,6 +69,9 @@ pub struct BenchTrainArgs {
     /// Rank of the adapters of a --base; 0: all weights are trained.
     #[arg(long, default_value_t = 16, requires = "base")]
     rank: usize,
+    /// Products with quantised weights of a --base in f32, instead of rounding activations.
+    #[arg(long, requires = "base")]
+    exact: bool,
     /// Layers are computed once more on the way back: less memory.
     #[arg(long)]
     recompute: bool,
@@ -207,6 +210,7 @@ pub fn train(args: &BenchTrainArgs, threads: usize) -> Result<BenchTrain, Failur
     let mut source = Random { rng: Rng::new(1), context: args.context, vocab };
     let mut trainer = Trainer::new(cpu.clone(), &mut model, settings, products, peak);
     trainer.set_recompute(args.recompute);
+    trainer.set_learn_rounded(!args.exact);
     let mut steps: Vec<_> = (0..2).map(|_| trainer.step(&mut source).1).collect();
     steps.clear();
     if args.profile {

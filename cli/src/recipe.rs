@@ -150,6 +150,8 @@ pub struct LoraSettings {
     pub alpha: f32,
     /// Share of their inputs that is dropped.
     pub dropout: f32,
+    /// Whether products with quantised weights are in f32; else activations are rounded as in use.
+    pub exact: bool,
     /// Matrices that have one.
     pub modules: Vec<String>,
 }

@@ -40,6 +40,8 @@ pub struct Job<'a> {
     pub recompute: bool,
     /// Share of the inputs of adapters that is dropped, and its seed.
     pub dropout: (f32, u64),
+    /// Whether products with quantised weights are in f32.
+    pub exact: bool,
     /// Where batches come from.
     pub loader: Loader,
     /// Held-out text to measure on.
@@ -66,6 +68,7 @@ pub fn train(
     store::create_dir(&folder)?;
     let mut trainer = Trainer::new(cpu.clone(), model, config.clone(), products.0, products.1);
     trainer.set_recompute(job.recompute);
+    trainer.set_learn_rounded(!job.exact);
     trainer.set_dropout(job.dropout.0, job.dropout.1);
     let saved = folder.join("checkpoints");
     let mut checkpoints = Checkpoints::open(&saved, key, config.keep_checkpoints)

@@ -1,32 +1,54 @@
 //! Step memory, reused: a steady-state step takes no memory from the system.
 
-/// Free buffers by size class. A class is a length rounded up to one of eight steps between
-/// powers of two, so that batches of slightly different length share buffers.
+use std::collections::BTreeMap;
+
+/// Free buffers. They are made in sizes of eight steps between powers of two, so that batches of slightly different
+/// length share them; batches of clearly different length do, too, from the larger to the smaller.
 pub struct Arena<T> {
-    free: Vec<(usize, Vec<Vec<T>>)>,
-    /// Elements taken from the system so far.
+    /// By size.
+    free: BTreeMap<usize, Vec<Vec<T>>>,
+    /// Elements taken from the system and not given back to it.
     allocated: usize,
 }
 
 impl<T: Copy + Default> Default for Arena<T> {
     fn default() -> Self {
-        Arena { free: Vec::new(), allocated: 0 }
+        Arena { free: BTreeMap::new(), allocated: 0 }
     }
 }
 
 impl<T: Copy + Default> Arena<T> {
     /// A buffer of `len` elements with whatever values they had.
     pub fn take(&mut self, len: usize) -> Vec<T> {
-        let class = size_class(len);
-        let found = self.free.iter_mut().find(|(c, _)| *c == class);
-        if let Some(mut buffer) = found.and_then(|(_, buffers)| buffers.pop()) {
-            // Growing within the class writes only what a shorter use had cut off.
-            buffer.resize(len, T::default());
-            return buffer;
-        }
-        self.allocated += class;
-        let mut buffer = Vec::with_capacity(class);
+        let size = size_class(len);
+        // One of half as much again is as good; what is larger is for others.
+        let fits = self.free.range(size..=size + size / 2).next().map(|(size, _)| *size);
+        let mut buffer = match fits {
+            Some(fits) => self.take_out(fits),
+            None => {
+                // One that has become too small makes room for it.
+                let small = self.free.range(size / 2..size).next_back().map(|(size, _)| *size);
+                if let Some(small) = small {
+                    let gone = self.take_out(small).capacity();
+                    self.allocated = self.allocated.saturating_sub(gone);
+                }
+                let buffer = Vec::with_capacity(size);
+                self.allocated += buffer.capacity();
+                buffer
+            }
+        };
+        // Growing within a buffer writes only what a shorter use had cut off.
         buffer.resize(len, T::default());
+        buffer
+    }
+
+    /// A free buffer of this size, of which there is one.
+    fn take_out(&mut self, size: usize) -> Vec<T> {
+        let list = self.free.entry(size).or_default();
+        let buffer = list.pop().unwrap_or_default();
+        if list.is_empty() {
+            self.free.remove(&size);
+        }
         buffer
     }
 
@@ -39,20 +61,14 @@ impl<T: Copy + Default> Arena<T> {
 
     /// Gives a buffer back.
     pub fn give(&mut self, buffer: Vec<T>) {
-        if buffer.capacity() == 0 {
-            return;
-        }
-        let class = size_class(buffer.len());
-        if class > buffer.capacity() {
+        let size = buffer.capacity();
+        if size == 0 || size_class(size) != size {
             return; // not one of ours
         }
-        match self.free.iter_mut().find(|(c, _)| *c == class) {
-            Some((_, buffers)) => buffers.push(buffer),
-            None => self.free.push((class, vec![buffer])),
-        }
+        self.free.entry(size).or_default().push(buffer);
     }
 
-    /// Elements taken from the system so far; constant once a step is steady.
+    /// Elements taken from the system and not given back to it; constant once a step is steady.
     pub fn allocated(&self) -> usize {
         self.allocated
     }
@@ -76,6 +92,16 @@ mod tests {
             buffers.into_iter().for_each(|b| arena.give(b));
             assert_eq!(arena.allocated(), 3 * 1024 + 64);
         }
+        // A larger batch, then the small one again: the larger buffers serve both.
+        for n in [1200, 1000, 1200, 1000] {
+            let buffers: Vec<_> = [n, n, n, 5].map(|n| arena.take(n)).into();
+            buffers.into_iter().for_each(|b| arena.give(b));
+            assert_eq!(arena.allocated(), 3 * 1280 + 64);
+        }
+        // What is far larger stays for what needs it.
+        let large = arena.take(100_000);
+        arena.give(large);
+        assert!(arena.take(1000).capacity() < 2000);
         assert!(arena.zeros(1000).iter().all(|x| *x == 0.0));
     }
 }

@@ -2,18 +2,22 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use model::generator::{Event, Reason, Request, Usage};
 use model::message::Message;
 use model::sampler::Logprobs;
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::sync::mpsc::{Receiver, channel};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tools::hermes;
 
 use crate::App;
 use crate::error::ApiError;
+
+/// How long somebody may read nothing of an answer that is there.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A part of an answer.
 #[derive(Debug)]
@@ -66,10 +70,7 @@ impl App {
             let mut answer = Answer { app: &app, calls, ..Answer::new(&app) };
             let mut told = true;
             for event in events {
-                told = answer
-                    .take(event, began)
-                    .into_iter()
-                    .all(|part| sender.blocking_send(part).is_ok());
+                told = answer.take(event, began).into_iter().all(|part| tell(&sender, part));
                 if !told {
                     break;
                 }
@@ -96,6 +97,19 @@ impl App {
             value
         };
         told.iter().map(one).collect()
+    }
+}
+
+/// Hands a part on; not to who is gone, or reads nothing for too long: the place is others'.
+fn tell(sender: &Sender<Part>, mut part: Part) -> bool {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match sender.try_send(part) {
+            Ok(()) => return true,
+            Err(TrySendError::Full(back)) if Instant::now() < until => part = back,
+            Err(_) => return false,
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

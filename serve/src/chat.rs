@@ -44,12 +44,8 @@ fn read(app: &App, body: &Bytes) -> Result<Asked, ApiError> {
     };
     let messages: Vec<Message> =
         messages.into_iter().enumerate().map(read).collect::<Result<_, _>>()?;
-    let mut tools: Option<Value> = f.take("tools")?;
-    if tools.as_ref().is_some_and(|t| t.as_array().is_none_or(|t| t.is_empty())) {
-        tools
-            .take_if(|t| t.is_array())
-            .map_or(Err(ApiError::field("tools", "it is no list")), |_| Ok(()))?;
-    }
+    let tools: Option<Vec<Value>> = f.take("tools")?;
+    let mut tools = tools.filter(|tools| !tools.is_empty()).map(Value::Array);
     match f.take::<Value>("tool_choice")? {
         None => {}
         Some(Value::String(choice)) if choice == "auto" => {}
@@ -76,11 +72,15 @@ fn read(app: &App, body: &Bytes) -> Result<Asked, ApiError> {
         return Err(ApiError::field("top_logprobs", "it goes with logprobs: true"));
     }
     let most = f.take("max_completion_tokens")?.or(f.take("max_tokens")?);
-    let n = f.answers(app.limits.answers)?;
+    let n = f.answers(app.limits.answers.min(app.limits.places))?;
     let mut sampling = f.sampling(app.vocab, app.fresh())?;
     sampling.logprobs = logprobs.then_some(likeliest.unwrap_or(0));
     let settings = Settings { sampling, max_tokens: most, stop: f.stop()? };
-    let request = app.assistant.next_message(&messages, tools.as_ref(), &settings)?;
+    let ignore_eos = f.take("ignore_eos")?.unwrap_or(false);
+    let mut request = app.assistant.next_message(&messages, tools.as_ref(), &settings)?;
+    if ignore_eos {
+        request.stop_ids.clear();
+    }
     let numbered = |i: usize| {
         let mut request = request.clone();
         request.sampling.seed = request.sampling.seed.wrapping_add(i as u64);

@@ -51,12 +51,13 @@ fn read(app: &App, body: &Bytes) -> Result<Asked, ApiError> {
     let stream = f.take("stream")?.unwrap_or(false);
     let options: Value = f.take("stream_options")?.unwrap_or_default();
     let logprobs = f.likeliest("logprobs")?;
-    let n = f.answers(app.limits.answers)?;
+    let n = f.answers(app.limits.answers.min(app.limits.places))?;
     // As OpenAI's.
     let most = f.take("max_tokens")?.or(Some(16));
     let mut sampling = f.sampling(app.vocab, app.fresh())?;
     sampling.logprobs = logprobs;
     let settings = Settings { sampling, max_tokens: most, stop: f.stop()? };
+    let ignore_eos = f.take("ignore_eos")?.unwrap_or(false);
     let text = |text: &String| app.assistant.continuation(text, &settings);
     let tokens = |prompt: &Vec<u32>| Request {
         prompt: prompt.clone(),
@@ -78,6 +79,9 @@ fn read(app: &App, body: &Bytes) -> Result<Asked, ApiError> {
         (0..n as u64).map(move |i| {
             let mut request = request.clone();
             request.sampling.seed = request.sampling.seed.wrapping_add(i);
+            if ignore_eos {
+                request.stop_ids.clear();
+            }
             request
         })
     };

@@ -33,6 +33,7 @@ struct Job {
     rows: Vec<Vec<Vec<u32>>>,
     micro_tokens: usize,
     recompute: bool,
+    exact: bool,
 }
 
 /// All batches in order, then again; a batch in pieces of `micro_tokens`.
@@ -88,6 +89,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut source = Rows { sequences: job.rows.concat(), next: 0 };
     let mut trainer = Trainer::new(cpu, &mut model, config, DType::F32, 1.0);
     trainer.set_recompute(job.recompute);
+    trainer.set_learn_rounded(!job.exact);
     let (mut losses, mut seconds) = (Vec::new(), Vec::new());
     for _ in 0..job.steps {
         let began = Instant::now();

@@ -351,6 +351,11 @@ impl<'a> Trainer<'a> {
         self.seed = seed;
     }
 
+    /// Goes forward as generation does from now on: see [`Workspace::set_learn_rounded`].
+    pub fn set_learn_rounded(&mut self, rounded: bool) {
+        self.ws.set_learn_rounded(rounded);
+    }
+
     /// Keeps less of each layer from now on, and computes it again on the way back: the same bits, slower.
     pub fn set_recompute(&mut self, recompute: bool) {
         self.ws.set_recompute(recompute);

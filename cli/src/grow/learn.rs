@@ -170,6 +170,7 @@ impl Grow {
                 products,
                 recompute: *recompute,
                 dropout: (recipe.lora.dropout, recipe.seed),
+                exact: recipe.lora.exact,
                 loader,
                 validation,
                 samples: &samples,

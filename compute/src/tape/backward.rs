@@ -1,6 +1,6 @@
 //! The way back over a tape.
 
-use super::{Copies, Linear, Op, Operand, Tape, Var, attention_work};
+use super::{Linear, Op, Operand, Tape, Var, attention_work};
 use crate::cpu::bias::column_sums;
 use crate::cpu::gated::gated_backward;
 use crate::cpu::heads::norm_rotate_backward;
@@ -77,8 +77,7 @@ impl<'a> Tape<'a> {
                 ws.floats.give(dy);
             }
             Op::Linear { x, layer: Linear { weight: w, bias, .. }, residual } => {
-                let mut copies = Copies::default();
-                ws.copy_for(&parameters.get(w).value, &dy, &mut copies);
+                let copies = ws.copy_of_gradient(&parameters.get(w).value, &dy);
                 let d = Operand { value: &dy, copies: &copies, cols };
                 if trainable(w) {
                     ws.weight_gradient(d, nodes[x.0].operand(), rows, gradients.get_mut(w));

@@ -116,8 +116,7 @@ impl Tape<'_> {
                 if let Some(capped) = capped {
                     head.cap_backward(&capped, &mut logits);
                 }
-                let mut copies = Copies::default();
-                self.ws.copy_for(table, &logits, &mut copies);
+                let copies = self.ws.copy_of_gradient(table, &logits);
                 let dlogits = Operand { value: &logits, copies: &copies, cols: vocab };
                 if parameters.get(w).trainable {
                     self.ws.weight_gradient(dlogits, x, piece.len(), gradients.get_mut(w));

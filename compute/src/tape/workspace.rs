@@ -13,8 +13,13 @@ use crate::parameters::{Gradients, ParamId, Parameters};
 use crate::profile::Profile;
 use crate::tensor::{DType, Tensor};
 
-/// Rows of a quantised weight that are widened at a time on the way back.
-const WIDENED: usize = 512;
+/// Most rows of a quantised weight that are widened at a time on the way back.
+const WIDENED: usize = 1024;
+
+/// Parts of equal size that `n` is cut into, none larger than `most`.
+fn even(n: usize, most: usize) -> usize {
+    n.div_ceil(n.div_ceil(most).max(1))
+}
 
 /// What passes over one model share: step memory and packed weights.
 pub struct Workspace {
@@ -23,6 +28,8 @@ pub struct Workspace {
     products: DType,
     /// Whether products with quantised weights never round activations.
     exact: bool,
+    /// Whether passes for gradients round activations, too, on their way forward.
+    learn_rounded: bool,
     /// Whether this pass, or the one it is a part of, is for gradients.
     pub(super) learns: bool,
     /// Whether layers' values are made again on the way back.
@@ -56,6 +63,7 @@ impl Workspace {
             cpu,
             products,
             exact: false,
+            learn_rounded: false,
             learns: false,
             recompute: false,
             dropout: None,
@@ -72,6 +80,13 @@ impl Workspace {
     /// activations to 8 bits: exact, slower.
     pub fn set_exact(&mut self, exact: bool) {
         self.exact = exact;
+    }
+
+    /// Passes that record go forward as others do from now on: activations are rounded before products with quantised
+    /// weights, so what is learned is learned for the model as it will be run. The way back is that of the exact
+    /// products (straight through, Bengio et al. 2013, <https://arxiv.org/abs/1308.3432>).
+    pub fn set_learn_rounded(&mut self, rounded: bool) {
+        self.learn_rounded = rounded;
     }
 
     /// Passes that record keep less from now on, and compute some of it twice: see [`Tape::again`].
@@ -162,7 +177,7 @@ impl Workspace {
         if let (Some(w), true) = (parameters.get(id).value.strips(), backward) {
             let clock = self.profile.start();
             let mut scratch =
-                self.floats.take(WIDENED.min(w.rows()).next_multiple_of(16) * w.cols());
+                self.floats.take(even(w.rows(), WIDENED).next_multiple_of(16) * w.cols());
             gemm_strips_turned(&self.cpu, rows, a.value, w, &mut scratch, c, accumulate);
             let (flops, moved) = (2.0 * (rows * w.rows() * w.cols()) as f64, w.bytes() / 4);
             self.profile.stop(clock, "product, to input", flops, moved + a.value.len() + c.len());
@@ -220,11 +235,21 @@ impl Workspace {
         self.profile.stop(clock, "product, to weight", 2.0 * (rows * m * n) as f64, moved);
     }
 
+    /// The copy of a gradient that the way back through `weight` reads.
+    pub(super) fn copy_of_gradient(&mut self, weight: &Tensor, d: &[f32]) -> Copies {
+        let mut copies = Copies::default();
+        // Quantised weights are widened there.
+        if weight.strips().is_none() {
+            self.copy_for(weight, d, &mut copies);
+        }
+        copies
+    }
+
     /// Makes the copy of `x`, `[rows, cols]`, that a product with `weight` reads, if there is none:
     /// of 8 bits where that is quantised, of bf16 where products want those and it is f32.
     pub(super) fn copy_for(&mut self, weight: &Tensor, x: &[f32], copies: &mut Copies) {
         if let Some(w) = weight.strips() {
-            if !w.rounds() || self.exact || self.learns {
+            if !w.rounds() || self.exact || self.learns && !self.learn_rounded {
                 return;
             }
             let cols = weight.cols();
