@@ -100,6 +100,22 @@ impl App {
     }
 }
 
+/// Waits for a whole answer, with the tokens that were told of.
+///
+/// # Errors
+/// Why there is none.
+pub async fn whole(mut parts: Receiver<Part>) -> Result<(End, Vec<Told>), ApiError> {
+    let mut all = Vec::new();
+    while let Some(part) = parts.recv().await {
+        match part {
+            Part::Text(_, told) => all.extend(told),
+            Part::End(end) => return Ok((*end, all)),
+            Part::Failed(error) => return Err(error),
+        }
+    }
+    Err(ApiError::internal("the answer broke off"))
+}
+
 /// Hands a part on; not to who is gone, or reads nothing for too long: the place is others'.
 fn tell(sender: &Sender<Part>, mut part: Part) -> bool {
     let until = Instant::now() + PATIENCE;

@@ -9,11 +9,10 @@ use axum::response::{IntoResponse, Response};
 use model::generator::{Request, Usage};
 use model::message::{Message, ToolCall};
 use serde_json::{Value, json};
-use tokio::sync::mpsc::Receiver;
 use tools::assistant::Settings;
 
 use crate::App;
-use crate::answer::{End, Part};
+use crate::answer::{End, Told, whole};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::stream::{Streamed, stream};
@@ -111,7 +110,7 @@ pub async fn chat(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, 
     }
     let (mut choices, mut usage) = (Vec::new(), Usage::default());
     for (index, answer) in answers.into_iter().enumerate() {
-        let (end, told) = app.whole(answer).await?;
+        let (end, told) = whole(answer).await?;
         let mut message =
             json!({"role": "assistant", "content": end.message.content, "refusal": null});
         if !end.message.tool_calls.is_empty() {
@@ -120,7 +119,7 @@ pub async fn chat(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, 
                 message["content"] = Value::Null;
             }
         }
-        let logprobs = asked.logprobs.then(|| json!({"content": told, "refusal": null}));
+        let logprobs = asked.logprobs.then(|| json!({"content": app.told(&told), "refusal": null}));
         choices.push(json!({
             "index": index, "message": message, "logprobs": logprobs, "finish_reason": end.reason
         }));
@@ -192,7 +191,7 @@ impl Streamed for Chunks {
         Some(self.chunk(index, delta, json!([]), Value::Null))
     }
 
-    fn text(&self, index: usize, text: &str, told: &[crate::answer::Told]) -> Value {
+    fn text(&self, index: usize, text: &str, told: &[Told]) -> Value {
         self.chunk(index, json!({"content": text}), self.app.told(told).into(), Value::Null)
     }
 
@@ -216,23 +215,5 @@ impl Streamed for Chunks {
         value["choices"] = json!([]);
         value["usage"] = cost(usage);
         self.usage.then_some(value)
-    }
-}
-
-impl App {
-    /// Waits for a whole answer.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub async fn whole(&self, mut parts: Receiver<Part>) -> Result<(End, Vec<Value>), ApiError> {
-        let mut all = Vec::new();
-        while let Some(part) = parts.recv().await {
-            match part {
-                Part::Text(_, told) => all.extend(self.told(&told)),
-                Part::End(end) => return Ok((*end, all)),
-                Part::Failed(error) => return Err(error),
-            }
-        }
-        Err(ApiError::internal("the answer broke off"))
     }
 }

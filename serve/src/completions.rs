@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use tools::assistant::Settings;
 
 use crate::App;
-use crate::answer::{End, Part, Told};
+use crate::answer::{End, Told, whole};
 use crate::chat::{add, cost};
 use crate::error::ApiError;
 use crate::fields::Fields;
@@ -109,16 +109,8 @@ pub async fn completions(State(app): State<Arc<App>>, body: Bytes) -> Result<Res
         return Ok(stream(answers, form));
     }
     let (mut choices, mut usage) = (Vec::new(), Usage::default());
-    for (index, mut answer) in answers.into_iter().enumerate() {
-        let mut told = Vec::new();
-        let end = loop {
-            match answer.recv().await {
-                Some(Part::Text(_, more)) => told.extend(more),
-                Some(Part::End(end)) => break end,
-                Some(Part::Failed(error)) => return Err(error),
-                None => return Err(ApiError::internal("the answer broke off")),
-            }
-        };
+    for (index, answer) in answers.into_iter().enumerate() {
+        let (end, told) = whole(answer).await?;
         let logprobs = asked.logprobs.map(|_| told_of(&app, &told));
         choices.push(json!({
             "index": index, "text": end.message.content, "logprobs": logprobs, "finish_reason": end.reason
