@@ -231,6 +231,7 @@ impl Chat {
             &self.settings,
             &mut |said| {
                 match said {
+                    Said::Reasoning(text) => screen.aside(text),
                     Said::Text(text) => screen.text(text),
                     Said::Call(call) => last = Some(call.clone()),
                     Said::Result(result) => {

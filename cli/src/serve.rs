@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use compute::kv::KvType;
 use model::generator::Options;
 use serde_json::{Value, json};
-use serve::{App, Keys, Limits, Settings};
+use serve::{App, Keys, Limits, Served, Settings};
 use tools::assistant::Assistant;
 
 use crate::common::Common;
@@ -28,6 +29,9 @@ pub struct ServeArgs {
     /// The model's name in the API [default: the last part of its path].
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
+    /// Another model of the API: this one with the adapter in a folder.
+    #[arg(long, value_name = "NAME=DIR", value_parser = also)]
+    also: Vec<(String, PathBuf)>,
     /// Answers that are computed at a time.
     #[arg(long, default_value_t = 16, value_name = "N")]
     sequences: usize,
@@ -52,6 +56,14 @@ pub struct ServeArgs {
     /// Another name that this machine is reached by, such as the proxy's before it.
     #[arg(long = "host", value_name = "NAME")]
     hosts: Vec<String>,
+}
+
+/// `NAME=DIR`.
+fn also(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, dir)) if !name.is_empty() && !dir.is_empty() => Ok((name.into(), dir.into())),
+        _ => Err("a name, =, and the folder of an adapter".into()),
+    }
 }
 
 /// Serves a model.
@@ -82,15 +94,26 @@ pub fn serve(args: &ServeArgs, common: &Common) -> Result<Value, Failure> {
         stem.unwrap_or_else(|| "model".into())
     });
     let (tokens, sequences) = (options.tokens, options.sequences);
+    let mut templates = Vec::new();
+    for (_, dir) in &args.also {
+        let (transformer, template) = loaded.adapted(dir).map_err(Failure::invalid)?;
+        options.adapters.push(Arc::new(transformer));
+        templates.push(template);
+    }
     let assistant = Assistant::start(loaded, cpu, options).map_err(failure)?;
-    let settings = Settings {
-        model: name.clone(),
-        fingerprint: hash[..16].to_string(),
-        keys,
-        hosts: args.hosts.clone(),
-        limits: Limits { places, ..Limits::default() },
-    };
-    let app = App::new(assistant, settings);
+    let mut others = Vec::new();
+    for (i, ((name, dir), template)) in args.also.iter().zip(templates).enumerate() {
+        let with = store::hash_bytes(format!("{hash} {}", store::hash_path(dir)?).as_bytes());
+        others.push(Served {
+            name: name.clone(),
+            fingerprint: with.to_string()[..16].to_string(),
+            assistant: assistant.with_adapter(i + 1, template),
+        });
+    }
+    let model = Served { name: name.clone(), fingerprint: hash[..16].to_string(), assistant };
+    let limits = Limits { places, ..Limits::default() };
+    let settings = Settings { keys, hosts: args.hosts.clone(), limits };
+    let app = App::new(model, others, settings);
     let _graceful = interrupt::graceful();
     let listening = |at: SocketAddr| {
         eprintln!(

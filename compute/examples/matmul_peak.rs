@@ -30,9 +30,21 @@ fn main() {
     println!("{}, {threads} threads (m x k x n)", cpu.isa.name());
     let single = || peak::f32_flops(&cpu);
     let half = || peak::bf16_flops(&cpu);
-    for (t, k, n) in
-        [(2048, 128, 128), (2048, 128, 352), (2048, 352, 128), (8192, 256, 768), (256, 128, 2048)]
-    {
+    // Tokens, inputs and outputs of the layers of models with 1.1, 10.4 and 49.9 million parameters: attention, gate and up,
+    // down; and a chunk of a head.
+    for (t, k, n) in [
+        (8192, 128, 128),
+        (8192, 128, 384),
+        (8192, 384, 128),
+        (8192, 384, 384),
+        (8192, 384, 1024),
+        (8192, 1024, 384),
+        (4096, 640, 640),
+        (4096, 640, 1728),
+        (4096, 1728, 640),
+        (256, 128, 2048),
+        (256, 640, 8192),
+    ] {
         let (x, w) = (vec![0.5f32; t * k], vec![0.25f32; n * k]);
         let (mut y, mut dx) = (vec![1e-3f32; t * n], vec![0f32; t * k]);
         let mut dw = vec![0f32; n * k];
@@ -82,6 +94,15 @@ fn main() {
         });
         show(&format!("x x   {n}x{n}x{n}"), flops, &single, &mut || {
             gemm(&cpu, n, n, n, plain, plain, &mut y, n, false);
+        });
+        let x = vec![0x3f00u16; n * n];
+        let plain = Mat { data: &x[..], stride: n, transposed: false };
+        let turned = Mat { data: &x[..], stride: n, transposed: true };
+        show(&format!("x x'  {n}x{n}x{n} bf16"), flops, &half, &mut || {
+            gemm_bf16(&cpu, n, n, n, plain, turned, &mut y, n, false);
+        });
+        show(&format!("x x   {n}x{n}x{n} bf16"), flops, &half, &mut || {
+            gemm_bf16(&cpu, n, n, n, plain, plain, &mut y, n, false);
         });
     }
     for m in [1, 4, 16] {

@@ -6,6 +6,7 @@ use model::sampler::Sampling;
 use model::template::ChatTemplate;
 use model::tokenizer::Tokenizer;
 use serde_json::Value;
+use tools::reader::Speech;
 
 use crate::Error;
 use crate::ask::Speaker;
@@ -57,6 +58,7 @@ impl<'a> Greedy<'a> {
                 sampling: Sampling::default(), // greedy
                 stop: stop.iter().map(|s| s.to_string()).collect(),
                 stop_ids: stop_ids.clone(),
+                ..Request::default()
             });
         }
         let mut answers = self.generator.complete(asked)?.into_iter();
@@ -90,12 +92,17 @@ impl Speaker for Greedy<'_> {
                 && messages.last().is_some_and(|m| m.role == Role::Tool);
             prompts.push((!full).then_some(prompt));
         }
+        let speech = Speech::of(self.template, self.tokenizer);
+        let asked = prompts.clone();
         let answers = self.generate(prompts, &[])?;
-        let message = |answer: Option<Completion>| match answer {
-            Some(answer) => tools::hermes::message(self.tokenizer, &answer.tokens),
+        let message = |(prompt, answer): (Option<Vec<u32>>, Option<Completion>)| match answer {
+            Some(answer) => {
+                let prompt = prompt.unwrap_or_default();
+                speech.message(self.tokenizer, &prompt, &answer.tokens)
+            }
             None => Message::assistant(""),
         };
-        Ok(answers.into_iter().map(message).collect())
+        Ok(asked.into_iter().zip(answers).map(message).collect())
     }
 
     fn complete(&mut self, texts: &[String]) -> Result<Vec<String>, Error> {

@@ -117,6 +117,24 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// The model with the adapter in `dir`, sharing weights that are kept as they are stored, and the chat template
+    /// that lies beside it.
+    ///
+    /// # Errors
+    /// An adapter that can't be read, or is for another model.
+    pub fn adapted(&self, dir: &Path) -> Result<(Transformer, Option<ChatTemplate>), ModelError> {
+        let mut transformer = self.transformer.clone();
+        Adapter::read(dir, transformer.config())?.apply(&mut transformer);
+        let path = dir.join(TEMPLATE);
+        if !path.is_file() {
+            return Ok((transformer, None));
+        }
+        let special = special_tokens(&self.tokenizer, transformer.config());
+        let template = ChatTemplate::new(&store::read_text(&path)?, special)
+            .map_err(|e| ModelError::Template(dir.into(), e))?;
+        Ok((transformer, Some(template)))
+    }
+
     /// Takes another chat template.
     ///
     /// # Errors
@@ -196,11 +214,9 @@ fn load_adapted(dir: PathBuf, keep: Option<&Cpu>) -> Result<Loaded, ModelError> 
         return Err(ModelError::Base { dir, base });
     }
     let mut loaded = load_keeping(&path, keep)?;
-    Adapter::read(&dir, loaded.transformer.config())?.apply(&mut loaded.transformer);
-    if dir.join(TEMPLATE).is_file() {
-        let source = store::read_text(&dir.join(TEMPLATE))?;
-        loaded.set_template(&source).map_err(|e| ModelError::Template(dir, e))?;
-    }
+    let (transformer, template) = loaded.adapted(&dir)?;
+    loaded.transformer = transformer;
+    loaded.template = template.or(loaded.template);
     Ok(loaded)
 }
 

@@ -9,6 +9,7 @@ mod engine;
 mod lookup;
 mod pace;
 mod prefix;
+mod queue;
 mod stop;
 
 use std::ops::ControlFlow;
@@ -24,6 +25,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::config::Config;
+use crate::constraint::Constraint;
 use crate::sampler::{Logprobs, Sampling, SamplingError};
 use crate::tokenizer::Tokenizer;
 use crate::transformer::Transformer;
@@ -71,6 +73,12 @@ pub enum GenerateError {
         /// The model's.
         model: usize,
     },
+    /// An adapter that isn't there.
+    #[error("there is no adapter {0}")]
+    UnknownAdapter(usize),
+    /// An adapter for another model.
+    #[error("adapter {0} is not of the same shape as the model")]
+    OtherAdapter(usize),
     /// A stop string that would always be found.
     #[error("a stop string is empty")]
     EmptyStop,
@@ -114,6 +122,8 @@ pub struct Options {
     /// A smaller model with the same vocabulary that guesses where the text so far says nothing;
     /// answers don't depend on it. It takes memory for as many tokens.
     pub draft: Option<Arc<Transformer>>,
+    /// The model with adapters, which requests may name; they share its weights where those are kept as they are stored.
+    pub adapters: Vec<Arc<Transformer>>,
 }
 
 impl Options {
@@ -133,6 +143,7 @@ impl Options {
             kv: KvType::F32,
             lookup: 8,
             draft: None,
+            adapters: Vec::new(),
         }
     }
 }
@@ -150,11 +161,25 @@ pub struct Request {
     pub stop: Vec<String>,
     /// Tokens that end the answer and aren't part of it.
     pub stop_ids: Vec<u32>,
+    /// What the answer may be.
+    pub constraint: Option<Box<dyn Constraint>>,
+    /// Report log-probabilities of the prompt's tokens, each with this many likeliest ones. Then all of the prompt is computed,
+    /// and the answer may be of no tokens.
+    pub prompt_logprobs: Option<usize>,
+    /// Which of [`Options::adapters`], counted from 1; 0 is the model alone.
+    pub adapter: usize,
+    /// Whose it is. Owners take turns, and what is remembered of one serves no other, so that the time of an answer
+    /// tells nobody what others have asked.
+    pub owner: u64,
+    /// Higher ones come first.
+    pub priority: i32,
 }
 
 /// What happens to a request: tokens, then one `Done` or `Error`.
 #[derive(Debug)]
 pub enum Event {
+    /// Log-probabilities of the prompt's tokens from its second one on, if asked for.
+    Prompt(Vec<Logprobs>),
     /// A token of the answer.
     Token(Token),
     /// The end.
@@ -242,6 +267,7 @@ pub struct Generator {
     context: usize,
     vocab: usize,
     room: usize,
+    adapters: usize,
 }
 
 impl Generator {
@@ -259,6 +285,12 @@ impl Generator {
         let (context, vocab) = (config.max_position_embeddings, config.vocab_size);
         let pages = model.pages(options.kv, options.tokens.div_ceil(PAGE))?;
         let room = pages.total_pages() * PAGE;
+        for (i, adapter) in options.adapters.iter().enumerate() {
+            if *adapter.config() != *config {
+                return Err(GenerateError::OtherAdapter(i + 1));
+            }
+        }
+        let adapters = options.adapters.len();
         let draft = match options.draft.clone() {
             Some(draft) if draft.config().vocab_size != vocab => {
                 let draft = draft.config().vocab_size;
@@ -273,7 +305,15 @@ impl Generator {
         let engine = std::thread::Builder::new().name("generator".into()).spawn(move || {
             Engine::new(model, tokenizer, cpu, options, pages, draft, queue, stopped).run();
         })?;
-        Ok(Generator { jobs: Some(jobs), engine: Some(engine), stop, context, vocab, room })
+        Ok(Generator {
+            jobs: Some(jobs),
+            engine: Some(engine),
+            stop,
+            context,
+            vocab,
+            room,
+            adapters,
+        })
     }
 
     /// Tokens that the model knows.
@@ -294,7 +334,7 @@ impl Generator {
             return Err(GenerateError::UnknownToken(id));
         }
         let max_tokens = request.max_tokens.unwrap_or(self.context.saturating_sub(prompt).max(1));
-        if max_tokens == 0 {
+        if max_tokens == 0 && request.prompt_logprobs.is_none() {
             return Err(GenerateError::NoTokens);
         }
         let needed = prompt.saturating_add(max_tokens);
@@ -307,9 +347,12 @@ impl Generator {
         if request.stop.iter().any(String::is_empty) {
             return Err(GenerateError::EmptyStop);
         }
+        if request.adapter > self.adapters {
+            return Err(GenerateError::UnknownAdapter(request.adapter));
+        }
         request.sampling.check(self.vocab)?;
         // Room for all events, so that nobody who reads slowly holds up the engine.
-        let (sender, receiver) = sync_channel(max_tokens + 1);
+        let (sender, receiver) = sync_channel(max_tokens + 2);
         let cancelled = Arc::new(AtomicBool::new(false));
         let job = Job { request, max_tokens, events: sender, cancelled: cancelled.clone() };
         let jobs = self.jobs.as_ref().ok_or(GenerateError::Stopped)?;
@@ -370,6 +413,7 @@ impl Events {
         let (mut tokens, mut text, mut logprobs) = (Vec::new(), String::new(), Vec::new());
         for event in self {
             match event {
+                Event::Prompt(_) => {}
                 Event::Token(token) => {
                     if watch(Some(token.id), &token.text).is_break() {
                         return Err(GenerateError::Cancelled);
@@ -398,7 +442,7 @@ impl Iterator for Events {
             return None;
         }
         let event = self.receiver.recv().unwrap_or(Event::Error(GenerateError::Stopped));
-        self.ended = !matches!(event, Event::Token(_));
+        self.ended = !matches!(event, Event::Token(_) | Event::Prompt(_));
         Some(event)
     }
 }

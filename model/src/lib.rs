@@ -4,6 +4,7 @@ pub mod about;
 pub mod account;
 pub mod adapter;
 pub mod config;
+pub mod constraint;
 pub mod directory;
 pub mod export;
 pub mod generator;

@@ -53,6 +53,14 @@ pub struct Message {
     /// What is said; may be empty beside tool calls.
     #[serde(default, deserialize_with = "content")]
     pub content: String,
+    /// What an assistant thought before; templates may show it.
+    #[serde(
+        rename = "reasoning_content",
+        default,
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "content"
+    )]
+    pub reasoning: String,
     /// Calls of an assistant's turn, after its content.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "or_empty")]
     pub tool_calls: Vec<ToolCall>,
@@ -61,7 +69,7 @@ pub struct Message {
 impl Message {
     /// A message of text alone.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Message { role, content: content.into(), tool_calls: Vec::new() }
+        Message { role, content: content.into(), reasoning: String::new(), tool_calls: Vec::new() }
     }
 
     /// A system message.

@@ -10,6 +10,8 @@ use compute::rng::Rng;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::constraint::Constraint;
+
 /// How to choose a token. The default is greedy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -65,6 +67,9 @@ pub enum SamplingError {
     /// A biased token doesn't exist.
     #[error("logit_bias names token {0}, which the model doesn't have")]
     Bias(u32),
+    /// The answer's form can't be kept to.
+    #[error("the answer's form: {0}")]
+    Constraint(String),
     /// The model gave NaN, or no token with a chance.
     #[error("the model's logits are not numbers; its weights are broken")]
     NotANumber,
@@ -122,16 +127,21 @@ impl Sampling {
 #[derive(Debug)]
 pub struct Sampler {
     sampling: Sampling,
+    constraint: Option<Box<dyn Constraint>>,
     /// Distinct tokens so far, for the repetition penalty.
     seen: BTreeSet<u32>,
 }
 
 impl Sampler {
     /// A sampler that has seen the `prompt`. `sampling` must have passed [`Sampling::check`].
-    pub fn new(sampling: Sampling, prompt: &[u32]) -> Self {
+    pub fn new(
+        sampling: Sampling,
+        prompt: &[u32],
+        constraint: Option<Box<dyn Constraint>>,
+    ) -> Self {
         let penalises = sampling.repetition_penalty != 1.0;
         let seen = prompt.iter().copied().filter(|_| penalises).collect();
-        Sampler { sampling, seen }
+        Sampler { sampling, constraint, seen }
     }
 
     /// Chooses the token at `position` (tokens before it) by `logits` `[vocab]`, which it changes.
@@ -146,9 +156,7 @@ impl Sampler {
         if logits.iter().any(|x| x.is_nan() || *x == f32::INFINITY) {
             return Err(SamplingError::NotANumber);
         }
-        let own =
-            self.sampling.logprobs.map(|n| (log_sum_exp(logits), likeliest(numbered(logits), n)));
-        let before: Option<Vec<f32>> = own.is_some().then(|| logits.to_vec());
+        let before = self.sampling.logprobs.map(|n| (n, logits.to_vec()));
         for &id in &self.seen {
             if let Some(x) = logits.get_mut(id as usize) {
                 let penalty = self.sampling.repetition_penalty;
@@ -160,6 +168,9 @@ impl Sampler {
                 *x += bias;
             }
         }
+        if let Some(constraint) = &mut self.constraint {
+            constraint.mask(logits).map_err(SamplingError::Constraint)?;
+        }
         let id = if self.sampling.temperature == 0.0 {
             greedy(logits)
         } else {
@@ -169,10 +180,10 @@ impl Sampler {
         if self.sampling.repetition_penalty != 1.0 {
             self.seen.insert(id);
         }
-        let logprobs = own.zip(before).map(|((total, top), before)| Logprobs {
-            chosen: (f64::from(before[id as usize]) - total) as f32,
-            top: top.into_iter().map(|(id, x)| (id, (f64::from(x) - total) as f32)).collect(),
-        });
+        if let Some(constraint) = &mut self.constraint {
+            constraint.take(id).map_err(SamplingError::Constraint)?;
+        }
+        let logprobs = before.map(|(n, logits)| logprobs(&logits, id, n));
         Ok(Sampled { id, logprobs })
     }
 
@@ -214,6 +225,14 @@ impl Sampler {
         }
         kept.last().map(|k| k.0) // rounding left a crumb
     }
+}
+
+/// What the model thinks of a token by `logits` `[vocab]`, and of the `n` likeliest.
+pub(crate) fn logprobs(logits: &[f32], id: u32, n: usize) -> Logprobs {
+    let total = log_sum_exp(logits);
+    let of = |x: f32| (f64::from(x) - total) as f32;
+    let top = likeliest(numbered(logits), n).into_iter().map(|(id, x)| (id, of(x))).collect();
+    Logprobs { chosen: of(logits[id as usize]), top }
 }
 
 /// Unnormalised probability, 1 for the likeliest. `libm`'s exp is the same on every platform.
@@ -264,12 +283,12 @@ mod tests {
     const LOGITS: [f32; 6] = [1.0, 3.0, -2.0, 3.0, 0.5, -40.0];
 
     fn one(sampling: Sampling, prompt: &[u32], logits: &[f32]) -> u32 {
-        Sampler::new(sampling, prompt).sample(&mut logits.to_vec(), 0).unwrap().id
+        Sampler::new(sampling, prompt, None).sample(&mut logits.to_vec(), 0).unwrap().id
     }
 
     /// Shares of the tokens in 40,000 draws.
     fn shares(sampling: &Sampling) -> Vec<f64> {
-        let mut sampler = Sampler::new(sampling.clone(), &[]);
+        let mut sampler = Sampler::new(sampling.clone(), &[], None);
         let mut counts = vec![0.0; LOGITS.len()];
         for position in 0..40_000 {
             counts[sampler.sample(&mut LOGITS.to_vec(), position).unwrap().id as usize] += 1.0;
@@ -329,7 +348,7 @@ mod tests {
         assert_eq!(one(penalty.clone(), &[1], &LOGITS), 3);
         assert_eq!(one(penalty.clone(), &[0], &[-1.0, -1.5]), 1);
         // What was chosen counts too, once.
-        let mut sampler = Sampler::new(penalty, &[]);
+        let mut sampler = Sampler::new(penalty, &[], None);
         let ids: Vec<u32> =
             (0..5).map(|i| sampler.sample(&mut LOGITS.to_vec(), i).unwrap().id).collect();
         assert_eq!(ids, [1, 3, 1, 1, 1]);
@@ -346,7 +365,7 @@ mod tests {
             logprobs: Some(3),
             ..Sampling::default()
         };
-        let sampled = Sampler::new(sampling, &[]).sample(&mut LOGITS.to_vec(), 0).unwrap();
+        let sampled = Sampler::new(sampling, &[], None).sample(&mut LOGITS.to_vec(), 0).unwrap();
         let p = reference(&[0, 1, 2, 3, 4, 5], 1.0);
         let logprobs = sampled.logprobs.unwrap();
         assert_eq!(sampled.id, 2);
@@ -375,7 +394,7 @@ mod tests {
         for logits in [&mut [f32::NAN, 1.0][..], &mut [f32::NEG_INFINITY; 2], &mut []] {
             for temperature in [0.0, 1.0] {
                 let sampling = Sampling { temperature, ..ok.clone() };
-                let sampled = Sampler::new(sampling, &[]).sample(logits, 0);
+                let sampled = Sampler::new(sampling, &[], None).sample(logits, 0);
                 assert_eq!(sampled, Err(SamplingError::NotANumber));
             }
         }
@@ -386,10 +405,10 @@ mod tests {
         #[test]
         fn filters_that_keep_all_change_nothing(logits in prop::collection::vec(-9.0f32..9.0, 1..300), seed: u64, position in 0usize..1000) {
             let open = Sampling { temperature: 1.0, seed, ..Sampling::default() };
-            let id = Sampler::new(open.clone(), &[]).sample(&mut logits.clone(), position).unwrap().id;
+            let id = Sampler::new(open.clone(), &[], None).sample(&mut logits.clone(), position).unwrap().id;
             prop_assert!((id as usize) < logits.len());
             let narrow = Sampling { top_k: 1, ..open };
-            let best = Sampler::new(narrow, &[]).sample(&mut logits.clone(), position).unwrap().id;
+            let best = Sampler::new(narrow, &[], None).sample(&mut logits.clone(), position).unwrap().id;
             prop_assert_eq!(Some(best), greedy(&logits));
         }
 

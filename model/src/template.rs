@@ -337,6 +337,9 @@ impl ChatTemplate {
                 "role": message.role.as_str(),
                 "content": shield.cover(&message.content),
             });
+            if !message.reasoning.is_empty() {
+                value["reasoning_content"] = shield.cover(&message.reasoning).into();
+            }
             if !message.tool_calls.is_empty() {
                 let call = |call: &crate::message::ToolCall| {
                     let (name, arguments) = (&call.name, &call.arguments);

@@ -293,6 +293,11 @@ impl Tokenizer {
         self.special_tokens().find(|(_, content)| *content == name).map(|(id, _)| id)
     }
 
+    /// The text of a control token, such as `<|im_end|>`; `None` for any other.
+    pub fn special_name(&self, id: u32) -> Option<&str> {
+        self.added.get(id).filter(|token| !token.text).map(|token| token.content.as_str())
+    }
+
     /// Whether an id is a control token: one that [`Tokenizer::encode`] never gives (but for
     /// [`Roles::unknown`], which stands for what it cannot say).
     pub fn is_special(&self, id: u32) -> bool {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tools::hermes;
+use tools::reader::{Reader, Said};
 
 use crate::App;
 use crate::error::ApiError;
@@ -22,12 +22,23 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A part of an answer.
 #[derive(Debug)]
 pub enum Part {
-    /// Text that is certain, with the tokens whose log-probabilities were asked for.
-    Text(String, Vec<Told>),
-    /// The end: text and calls, why, and what it cost.
+    /// Log-probabilities of the prompt's tokens from its second one on.
+    Prompt(Vec<Logprobs>),
+    /// What is certain now.
+    Said(Piece),
+    /// The end: all of it, why, and what it cost.
     End(Box<End>),
     /// There is no answer.
     Failed(ApiError),
+}
+
+/// What became certain with a token.
+#[derive(Debug, Default)]
+pub struct Piece {
+    /// Reasoning, text and calls, in the order in which they came.
+    pub said: Vec<Said>,
+    /// The tokens whose log-probabilities were asked for.
+    pub told: Vec<Told>,
 }
 
 /// The end of an answer.
@@ -35,8 +46,12 @@ pub enum Part {
 pub struct End {
     /// All that was said.
     pub message: Message,
+    /// The tokens of it.
+    pub tokens: Vec<u32>,
     /// `stop`, `length` or `tool_calls`.
     pub reason: &'static str,
+    /// The string that ended it.
+    pub stop: Option<String>,
     /// What it cost.
     pub usage: Usage,
 }
@@ -50,6 +65,29 @@ pub struct Told {
     pub logprobs: Logprobs,
 }
 
+/// What is asked of the engine.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// The tokens, and how to go on.
+    pub request: Request,
+    /// Whether the answer may call tools.
+    pub calls: bool,
+    /// Their definitions.
+    pub tools: Option<Value>,
+}
+
+impl Ask {
+    /// The same `n` times, each with a seed of its own.
+    pub fn times(self, n: usize) -> Vec<Ask> {
+        let numbered = |i: u64| {
+            let mut ask = self.clone();
+            ask.request.sampling.seed = ask.request.sampling.seed.wrapping_add(i);
+            ask
+        };
+        (0..n as u64).map(numbered).collect()
+    }
+}
+
 impl App {
     /// Starts an answer. Nobody who listens any more ends it.
     ///
@@ -57,17 +95,20 @@ impl App {
     /// What the engine objects to.
     pub fn start(
         self: &Arc<App>,
-        request: Request,
-        calls: bool,
+        model: usize,
+        asked: Ask,
         place: OwnedSemaphorePermit,
     ) -> Result<Receiver<Part>, ApiError> {
-        let events = self.assistant.submit(request)?;
+        let Ask { request, calls, tools } = asked;
+        let assistant = &self.models[model].assistant;
+        let reader = assistant.reader(&request.prompt, calls, tools.as_ref());
+        let events = assistant.submit(request)?;
         let (sender, receiver) = channel(64);
         let app = Arc::clone(self);
         let began = Instant::now();
         app.metrics.running.fetch_add(1, Ordering::Relaxed);
         tokio::task::spawn_blocking(move || {
-            let mut answer = Answer { app: &app, calls, ..Answer::new(&app) };
+            let mut answer = Answer::new(&app, reader);
             let mut told = true;
             for event in events {
                 told = answer.take(event, began).into_iter().all(|part| tell(&sender, part));
@@ -87,7 +128,7 @@ impl App {
     /// Log-probabilities in the form of chat completions.
     pub fn told(&self, told: &[Told]) -> Vec<Value> {
         let token = |id: u32, logprob: f32| {
-            let bytes = self.assistant.tokenizer().token_bytes(id).unwrap_or_default();
+            let bytes = self.tokenizer().token_bytes(id).unwrap_or_default();
             json!({"token": String::from_utf8_lossy(bytes), "logprob": logprob, "bytes": bytes})
         };
         let one = |t: &Told| {
@@ -100,16 +141,28 @@ impl App {
     }
 }
 
-/// Waits for a whole answer, with the tokens that were told of.
+/// A whole answer.
+#[derive(Debug)]
+pub struct Whole {
+    /// How it ended.
+    pub end: End,
+    /// The tokens that were told of.
+    pub told: Vec<Told>,
+    /// Those of the prompt, from its second one on.
+    pub prompt: Vec<Logprobs>,
+}
+
+/// Waits for a whole answer.
 ///
 /// # Errors
 /// Why there is none.
-pub async fn whole(mut parts: Receiver<Part>) -> Result<(End, Vec<Told>), ApiError> {
-    let mut all = Vec::new();
+pub async fn whole(mut parts: Receiver<Part>) -> Result<Whole, ApiError> {
+    let (mut told, mut prompt) = (Vec::new(), Vec::new());
     while let Some(part) = parts.recv().await {
         match part {
-            Part::Text(_, told) => all.extend(told),
-            Part::End(end) => return Ok((*end, all)),
+            Part::Prompt(all) => prompt = all,
+            Part::Said(piece) => told.extend(piece.told),
+            Part::End(end) => return Ok(Whole { end: *end, told, prompt }),
             Part::Failed(error) => return Err(error),
         }
     }
@@ -132,32 +185,23 @@ fn tell(sender: &Sender<Part>, mut part: Part) -> bool {
 /// What is known of an answer so far.
 struct Answer<'a> {
     app: &'a App,
-    /// Whether calls of tools are looked for.
-    calls: bool,
+    /// Taken at the end.
+    reader: Option<Reader>,
+    message: Message,
     tokens: Vec<u32>,
-    written: String,
-    /// Bytes of `written` that were told.
-    shown: usize,
-    calling: bool,
     last: Option<Instant>,
 }
 
 impl<'a> Answer<'a> {
-    fn new(app: &'a App) -> Answer<'a> {
-        Answer {
-            app,
-            calls: false,
-            tokens: Vec::new(),
-            written: String::new(),
-            shown: 0,
-            calling: false,
-            last: None,
-        }
+    fn new(app: &'a App, reader: Reader) -> Answer<'a> {
+        let (reader, message) = (Some(reader), Message::assistant(""));
+        Answer { app, reader, message, tokens: Vec::new(), last: None }
     }
 
-    fn take(&mut self, event: Event, began: Instant) -> Option<Part> {
+    fn take(&mut self, event: Event, began: Instant) -> Vec<Part> {
         let metrics = &self.app.metrics;
         match event {
+            Event::Prompt(all) => vec![Part::Prompt(all)],
             Event::Token(token) => {
                 let now = Instant::now();
                 match self.last.replace(now) {
@@ -165,48 +209,52 @@ impl<'a> Answer<'a> {
                     Some(last) => metrics.next_token.add(now - last),
                 }
                 self.tokens.push(token.id);
-                self.written.push_str(&token.text);
-                self.calling |= self.calls && self.app.call == Some(token.id);
+                let mut said = Vec::new();
+                if let Some(reader) = &mut self.reader {
+                    said = reader.text(&token.text);
+                    if let Some(name) = self.app.tokenizer().special_name(token.id) {
+                        said.extend(reader.special(name));
+                    }
+                }
                 let told = token.logprobs.map(|logprobs| Told { id: token.id, logprobs });
-                let text = self.certain();
-                let some = !text.is_empty() || told.is_some();
-                some.then(|| Part::Text(text, told.into_iter().collect()))
+                self.part(said, told)
             }
             Event::Done(done) => {
-                self.written.push_str(&done.text);
-                let whole = matches!(done.reason, Reason::StopString(_));
-                let message = match self.calls && !whole {
-                    true => self.app.assistant.message(&self.tokens),
-                    false => Message::assistant(self.written.clone()),
-                };
+                let mut said = Vec::new();
+                if let Some(mut reader) = self.reader.take() {
+                    said = reader.text(&done.text);
+                    said.extend(reader.finish());
+                }
+                let mut parts = self.part(said, None);
+                let message = std::mem::replace(&mut self.message, Message::assistant(""));
                 let (reason, count) = match done.reason {
                     _ if !message.tool_calls.is_empty() => ("tool_calls", &metrics.stopped),
                     Reason::Length => ("length", &metrics.cut),
                     _ => ("stop", &metrics.stopped),
+                };
+                let stop = match done.reason {
+                    Reason::StopString(text) => Some(text),
+                    _ => None,
                 };
                 count.fetch_add(1, Ordering::Relaxed);
                 metrics.prompt_tokens.fetch_add(done.usage.prompt as u64, Ordering::Relaxed);
                 metrics.cached_tokens.fetch_add(done.usage.remembered as u64, Ordering::Relaxed);
                 metrics.generated_tokens.fetch_add(done.usage.generated as u64, Ordering::Relaxed);
                 metrics.whole.add(began.elapsed());
-                Some(Part::End(Box::new(End { message, reason, usage: done.usage })))
+                let tokens = std::mem::take(&mut self.tokens);
+                let usage = done.usage;
+                parts.push(Part::End(Box::new(End { message, tokens, reason, stop, usage })));
+                parts
             }
-            Event::Error(error) => Some(Part::Failed(error.into())),
+            Event::Error(error) => vec![Part::Failed(error.into())],
         }
     }
 
-    /// Text that is no call, and not the beginning of one.
-    fn certain(&mut self) -> String {
-        if self.calling {
-            return String::new();
-        }
-        let mut end = self.written.len();
-        if self.calls && self.app.call.is_none() {
-            end = hermes::before_call(&self.written);
-            self.calling = self.written[end..].starts_with(hermes::OPEN);
-        }
-        let text = self.written[self.shown.min(end)..end].to_string();
-        self.shown = self.shown.max(end);
-        text
+    /// What is told of, if it is anything.
+    fn part(&mut self, said: Vec<Said>, told: Option<Told>) -> Vec<Part> {
+        said.iter().for_each(|said| said.clone().add_to(&mut self.message));
+        let piece = Piece { said, told: told.into_iter().collect() };
+        let some = !piece.said.is_empty() || !piece.told.is_empty();
+        some.then_some(Part::Said(piece)).into_iter().collect()
     }
 }

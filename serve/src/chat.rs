@@ -4,33 +4,36 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
-use model::generator::{Request, Usage};
+use model::generator::Usage;
 use model::message::{Message, ToolCall};
 use serde_json::{Value, json};
-use tools::assistant::Settings;
+use tools::assistant::{Assistant, Settings};
+use tools::grammar::Form;
+use tools::reader::Said;
 
 use crate::App;
-use crate::answer::{End, Told, whole};
+use crate::answer::{Ask, End, Piece, Whole, whole};
 use crate::error::ApiError;
 use crate::fields::Fields;
+use crate::guard::Caller;
 use crate::stream::{Streamed, stream};
 
 /// What a request for an answer asks for.
 struct Asked {
-    requests: Vec<Request>,
-    /// Whether the answer may call tools.
-    calls: bool,
+    asks: Vec<Ask>,
+    model: usize,
     stream: bool,
     /// Whether a stream ends with what it cost.
     usage: bool,
     logprobs: bool,
 }
 
-fn read(app: &App, body: &Bytes) -> Result<Asked, ApiError> {
+fn read(app: &App, caller: &Caller, body: &Bytes) -> Result<Asked, ApiError> {
     let mut f = Fields::read(body)?;
-    app.check_model(f.take("model")?)?;
+    let model = app.find(f.take("model")?)?;
+    let assistant = &app.models[model].assistant;
     let mut messages: Vec<Value> = f.need("messages")?;
     for message in &mut messages {
         // The newer name of the same.
@@ -45,20 +48,18 @@ fn read(app: &App, body: &Bytes) -> Result<Asked, ApiError> {
         messages.into_iter().enumerate().map(read).collect::<Result<_, _>>()?;
     let tools: Option<Vec<Value>> = f.take("tools")?;
     let mut tools = tools.filter(|tools| !tools.is_empty()).map(Value::Array);
-    match f.take::<Value>("tool_choice")? {
-        None => {}
-        Some(Value::String(choice)) if choice == "auto" => {}
-        Some(Value::String(choice)) if choice == "none" => tools = None,
-        Some(other) => {
-            return Err(ApiError::field(
-                "tool_choice",
-                format!("{other} is not supported; \"auto\" and \"none\" are"),
-            ));
-        }
+    let choice: Value = f.take("tool_choice")?.unwrap_or_default();
+    if choice == "none" {
+        tools = None;
     }
-    let format = json!({"type": "text"});
+    let mut form = f.form()?;
+    if let Some(call) = must_call(&choice, tools.as_ref(), assistant)? {
+        if form.is_some() {
+            return Err(ApiError::field("tool_choice", "a call has no response_format"));
+        }
+        form = Some(call);
+    }
     f.refuse(&[
-        ("response_format", format),
         ("functions", json!([])),
         ("function_call", json!("auto")),
         ("audio", Value::Null),
@@ -74,47 +75,97 @@ fn read(app: &App, body: &Bytes) -> Result<Asked, ApiError> {
     let n = f.answers(app.limits.answers.min(app.limits.places))?;
     let mut sampling = f.sampling(app.vocab, app.fresh())?;
     sampling.logprobs = logprobs.then_some(likeliest.unwrap_or(0));
+    let priority = f.priority()?;
     let settings = Settings { sampling, max_tokens: most, stop: f.stop()? };
     let ignore_eos = f.take("ignore_eos")?.unwrap_or(false);
-    let mut request = app.assistant.next_message(&messages, tools.as_ref(), &settings)?;
+    let mut request = assistant.next_message(&messages, tools.as_ref(), &settings)?;
     if ignore_eos {
         request.stop_ids.clear();
     }
-    let numbered = |i: usize| {
-        let mut request = request.clone();
-        request.sampling.seed = request.sampling.seed.wrapping_add(i as u64);
-        request
-    };
-    let requests = (0..n).map(numbered).collect();
+    if let Some(form) = &form {
+        if ignore_eos {
+            return Err(ApiError::field(
+                "ignore_eos",
+                "an answer of a form ends where it is whole",
+            ));
+        }
+        assistant.keep_to(&mut request, form)?;
+    }
+    (request.owner, request.priority) = (caller.owner, priority);
+    let ask = Ask { request, calls: tools.is_some(), tools };
     Ok(Asked {
-        requests,
-        calls: tools.is_some(),
+        asks: ask.times(n),
+        model,
         stream,
         usage: options["include_usage"] == true,
         logprobs,
     })
 }
 
+/// The form of a call, if `tool_choice` demands one.
+fn must_call(
+    choice: &Value,
+    tools: Option<&Value>,
+    assistant: &Assistant,
+) -> Result<Option<Form>, ApiError> {
+    let wrong = |why: String| Err(ApiError::field("tool_choice", why));
+    let wanted = match choice {
+        Value::Null => return Ok(None),
+        Value::String(word) if word == "auto" || word == "none" => return Ok(None),
+        Value::String(word) if word == "required" => None,
+        other => match other["function"]["name"].as_str() {
+            Some(name) => Some(name),
+            None => {
+                return wrong(format!("{other} is not auto, none, required, or a function's name"));
+            }
+        },
+    };
+    let functions = tools.and_then(Value::as_array).into_iter().flatten().map(|t| &t["function"]);
+    let any = || json!({"type": "object"});
+    let schema =
+        |f: &Value| if f["parameters"].is_object() { f["parameters"].clone() } else { any() };
+    let all = functions.filter_map(|f| Some((f["name"].as_str()?, schema(f))));
+    let chosen: Vec<(&str, Value)> =
+        all.filter(|(name, _)| wanted.is_none_or(|w| w == *name)).collect();
+    if chosen.is_empty() {
+        return wrong(match wanted {
+            Some(name) => format!("no tool is named {name:?}"),
+            None => "there are no tools".into(),
+        });
+    }
+    match assistant.speech().call(assistant.tokenizer(), &chosen) {
+        Some(form) => Ok(Some(form)),
+        None => wrong("calls of this model can't be demanded; auto and none can".into()),
+    }
+}
+
 /// Answers messages.
 ///
 /// # Errors
 /// What is wrong with the request; no place.
-pub async fn chat(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, ApiError> {
-    let asked = read(&app, &body)?;
-    let seed = asked.requests.first().map_or(0, |r| r.sampling.seed);
-    let answers = app.start_all(asked.requests, asked.calls)?;
-    let about = app.about("chatcmpl", seed);
+pub async fn chat(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let asked = read(&app, &caller, &body)?;
+    let seed = asked.asks.first().map_or(0, |ask| ask.request.sampling.seed);
+    let answers = app.start_all(asked.model, asked.asks)?;
+    let about = app.about("chatcmpl", asked.model, seed);
     if asked.stream {
         let form = Chunks { about, usage: asked.usage, logprobs: asked.logprobs, app: app.clone() };
         return Ok(stream(answers, form));
     }
     let (mut choices, mut usage) = (Vec::new(), Usage::default());
     for (index, answer) in answers.into_iter().enumerate() {
-        let (end, told) = whole(answer).await?;
+        let Whole { end, told, .. } = whole(answer).await?;
         let mut message =
             json!({"role": "assistant", "content": end.message.content, "refusal": null});
+        if !end.message.reasoning.is_empty() {
+            message["reasoning_content"] = end.message.reasoning.as_str().into();
+        }
         if !end.message.tool_calls.is_empty() {
-            message["tool_calls"] = calls(&end.message.tool_calls, index, false).into();
+            message["tool_calls"] = calls(&end.message.tool_calls, index, None).into();
             if end.message.content.is_empty() {
                 message["content"] = Value::Null;
             }
@@ -132,13 +183,14 @@ pub async fn chat(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, 
     Ok(Json(value).into_response())
 }
 
-/// Calls in OpenAI's form; in a stream they have an index.
-fn calls(calls: &[ToolCall], choice: usize, indexed: bool) -> Vec<Value> {
+/// Calls in OpenAI's form; in a stream they have an index, from `first` on.
+fn calls(calls: &[ToolCall], choice: usize, first: Option<usize>) -> Vec<Value> {
     let call = |(i, call): (usize, &ToolCall)| {
         let function = json!({"name": call.name, "arguments": call.arguments.to_string()});
+        let i = first.unwrap_or(0) + i;
         let mut value =
             json!({"id": format!("call_{choice}_{i}"), "type": "function", "function": function});
-        if indexed {
+        if first.is_some() {
             value["index"] = i.into();
         }
         value
@@ -191,22 +243,30 @@ impl Streamed for Chunks {
         Some(self.chunk(index, delta, json!([]), Value::Null))
     }
 
-    fn text(&self, index: usize, text: &str, told: &[Told]) -> Value {
-        self.chunk(index, json!({"content": text}), self.app.told(told).into(), Value::Null)
+    fn said(&self, index: usize, piece: &Piece, before: usize) -> Value {
+        let (mut text, mut reasoning, mut called) = (String::new(), String::new(), Vec::new());
+        for said in &piece.said {
+            match said {
+                Said::Reasoning(part) => reasoning.push_str(part),
+                Said::Text(part) => text.push_str(part),
+                Said::Call(call) => called.push(call.clone()),
+            }
+        }
+        let mut delta = json!({});
+        if !reasoning.is_empty() {
+            delta["reasoning_content"] = reasoning.into();
+        }
+        if !text.is_empty() || piece.said.is_empty() {
+            delta["content"] = text.into();
+        }
+        if !called.is_empty() {
+            delta["tool_calls"] = calls(&called, index, Some(before)).into();
+        }
+        self.chunk(index, delta, self.app.told(&piece.told).into(), Value::Null)
     }
 
-    fn end(&self, index: usize, end: &End, shown: &str) -> Vec<Value> {
-        let mut chunks = Vec::new();
-        // A call that could not be read.
-        if let Some(rest) = end.message.content.strip_prefix(shown).filter(|r| !r.is_empty()) {
-            chunks.push(self.chunk(index, json!({"content": rest}), json!([]), Value::Null));
-        }
-        if !end.message.tool_calls.is_empty() {
-            let delta = json!({"tool_calls": calls(&end.message.tool_calls, index, true)});
-            chunks.push(self.chunk(index, delta, json!([]), Value::Null));
-        }
-        chunks.push(self.chunk(index, json!({}), json!([]), end.reason.into()));
-        chunks
+    fn end(&self, index: usize, end: &End) -> Value {
+        self.chunk(index, json!({}), json!([]), end.reason.into())
     }
 
     fn usage(&self, usage: &Usage) -> Option<Value> {

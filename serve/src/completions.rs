@@ -4,18 +4,21 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use model::generator::{Request, Usage};
+use model::sampler::Logprobs;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tools::assistant::Settings;
+use tools::reader::Said;
 
 use crate::App;
-use crate::answer::{End, Told, whole};
+use crate::answer::{Ask, End, Piece, Told, Whole, whole};
 use crate::chat::{add, cost};
 use crate::error::ApiError;
 use crate::fields::Fields;
+use crate::guard::Caller;
 use crate::stream::{Streamed, stream};
 
 /// Most prompts of a request.
@@ -32,22 +35,27 @@ enum Prompt {
 }
 
 struct Asked {
-    requests: Vec<Request>,
+    asks: Vec<Ask>,
+    model: usize,
     /// Answers to each prompt.
     n: usize,
     stream: bool,
     usage: bool,
-    logprobs: Option<usize>,
+    logprobs: bool,
+    /// The prompts, if they are to be told too.
+    echo: Option<Vec<Vec<u32>>>,
 }
 
-fn read(app: &App, body: &Bytes) -> Result<Asked, ApiError> {
+fn read(app: &App, caller: &Caller, body: &Bytes) -> Result<Asked, ApiError> {
     let mut f = Fields::read(body)?;
-    app.check_model(f.take("model")?)?;
+    let model = app.find(f.take("model")?)?;
+    let assistant = &app.models[model].assistant;
     let prompt: Value = f.need("prompt")?;
     let prompt: Prompt = serde_json::from_value(prompt).map_err(|_| {
         ApiError::field("prompt", "it is a text, a list of tokens, or a list of either")
     })?;
-    f.refuse(&[("echo", json!(false)), ("suffix", json!("")), ("best_of", json!(1))])?;
+    f.refuse(&[("suffix", json!("")), ("best_of", json!(1))])?;
+    let echo = f.take("echo")?.unwrap_or(false);
     let stream = f.take("stream")?.unwrap_or(false);
     let options: Value = f.take("stream_options")?.unwrap_or_default();
     let logprobs = f.likeliest("logprobs")?;
@@ -57,11 +65,13 @@ fn read(app: &App, body: &Bytes) -> Result<Asked, ApiError> {
     let mut sampling = f.sampling(app.vocab, app.fresh())?;
     sampling.logprobs = logprobs;
     let settings = Settings { sampling, max_tokens: most, stop: f.stop()? };
+    let form = f.form()?;
+    let priority = f.priority()?;
     let ignore_eos = f.take("ignore_eos")?.unwrap_or(false);
-    let text = |text: &String| app.assistant.continuation(text, &settings);
+    let text = |text: &String| assistant.continuation(text, &settings);
     let tokens = |prompt: &Vec<u32>| Request {
         prompt: prompt.clone(),
-        ..app.assistant.continuation("", &settings)
+        ..assistant.continuation("", &settings)
     };
     let prompts: Vec<Request> = match &prompt {
         Prompt::Text(one) => vec![text(one)],
@@ -75,77 +85,101 @@ fn read(app: &App, body: &Bytes) -> Result<Asked, ApiError> {
             format!("{} prompts are not from 1 to {PROMPTS}", prompts.len()),
         ));
     }
-    let numbered = |request: Request| {
-        (0..n as u64).map(move |i| {
-            let mut request = request.clone();
-            request.sampling.seed = request.sampling.seed.wrapping_add(i);
-            if ignore_eos {
-                request.stop_ids.clear();
-            }
-            request
-        })
+    let ask = |mut request: Request| -> Result<Vec<Ask>, ApiError> {
+        (request.owner, request.priority) = (caller.owner, priority);
+        request.prompt_logprobs = logprobs.filter(|_| echo);
+        if ignore_eos {
+            request.stop_ids.clear();
+        }
+        if let Some(form) = &form {
+            assistant.keep_to(&mut request, form)?;
+        }
+        Ok(Ask { request, calls: false, tools: None }.times(n))
     };
-    let requests = prompts.into_iter().flat_map(numbered).collect();
-    Ok(Asked { requests, n, stream, usage: options["include_usage"] == true, logprobs })
+    let asks: Vec<Vec<Ask>> = prompts.into_iter().map(ask).collect::<Result<_, _>>()?;
+    let asks = asks.concat();
+    let prompts = || asks.iter().map(|ask| ask.request.prompt.clone()).collect();
+    Ok(Asked {
+        echo: echo.then(prompts),
+        asks,
+        model,
+        n,
+        stream,
+        usage: options["include_usage"] == true,
+        logprobs: logprobs.is_some(),
+    })
 }
 
 /// Continues texts.
 ///
 /// # Errors
 /// What is wrong with the request; no place.
-pub async fn completions(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, ApiError> {
-    let asked = read(&app, &body)?;
-    let seed = asked.requests.first().map_or(0, |r| r.sampling.seed);
-    let answers = app.start_all(asked.requests, false)?;
-    let mut about = app.about("cmpl", seed);
+pub async fn completions(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let Asked { asks, model, n, stream: streamed, usage, logprobs, echo } =
+        read(&app, &caller, &body)?;
+    let seed = asks.first().map_or(0, |ask| ask.request.sampling.seed);
+    let answers = app.start_all(model, asks)?;
+    let mut about = app.about("cmpl", model, seed);
     about["object"] = "text_completion".into();
-    if asked.stream {
-        let form = Chunks {
-            about,
-            usage: asked.usage,
-            logprobs: asked.logprobs.is_some(),
-            app: app.clone(),
-        };
+    let form = Chunks { about, usage, logprobs, echo, app: app.clone() };
+    if streamed {
         return Ok(stream(answers, form));
     }
     let (mut choices, mut usage) = (Vec::new(), Usage::default());
     for (index, answer) in answers.into_iter().enumerate() {
-        let (end, told) = whole(answer).await?;
-        let logprobs = asked.logprobs.map(|_| told_of(&app, &told));
+        let Whole { end, told, prompt } = whole(answer).await?;
+        let prompt = form.echoed(index, &prompt);
+        let text = prompt.text + &end.message.content;
+        let logprobs =
+            logprobs.then(|| told_of(&app, prompt.told.into_iter().chain(told.iter().map(some))));
         choices.push(json!({
-            "index": index, "text": end.message.content, "logprobs": logprobs, "finish_reason": end.reason
+            "index": index, "text": text, "logprobs": logprobs, "finish_reason": end.reason
         }));
         // Each prompt counts once.
         let mut of = Usage::default();
-        add(&mut of, &end.usage, index % asked.n);
+        add(&mut of, &end.usage, index % n);
         usage.prompt += of.prompt;
         usage.remembered += of.remembered;
         usage.generated += of.generated;
     }
+    let mut about = form.about;
     about["choices"] = choices.into();
     about["usage"] = cost(&usage);
     Ok(Json(about).into_response())
 }
 
+/// A token, and what the model thought of it: nothing of a text's first one.
+type Thought<'a> = (u32, Option<&'a Logprobs>);
+
+fn some(told: &Told) -> Thought<'_> {
+    (told.id, Some(&told.logprobs))
+}
+
 /// Log-probabilities in the form of completions.
-fn told_of(app: &App, told: &[Told]) -> Value {
+fn told_of<'a>(app: &App, told: impl Iterator<Item = Thought<'a>>) -> Value {
     let text = |id: u32| {
-        let bytes = app.assistant.tokenizer().token_bytes(id).unwrap_or_default();
+        let bytes = app.tokenizer().token_bytes(id).unwrap_or_default();
         String::from_utf8_lossy(bytes).into_owned()
     };
-    let (mut offsets, mut at) = (Vec::new(), 0);
-    for t in told {
-        offsets.push(at);
-        at += text(t.id).len();
-    }
-    let top = |t: &Told| -> Map<String, Value> {
-        t.logprobs.top.iter().map(|(id, p)| (text(*id), json!(p))).collect()
+    let top = |logprobs: &Logprobs| -> Map<String, Value> {
+        logprobs.top.iter().map(|(id, p)| (text(*id), json!(p))).collect()
     };
+    let (mut tokens, mut own, mut likeliest, mut offsets) = (vec![], vec![], vec![], vec![]);
+    let mut at = 0;
+    for (id, logprobs) in told {
+        let text = text(id);
+        offsets.push(at);
+        at += text.len();
+        tokens.push(text);
+        own.push(logprobs.map(|l| l.chosen));
+        likeliest.push(logprobs.map(top));
+    }
     json!({
-        "tokens": told.iter().map(|t| text(t.id)).collect::<Vec<_>>(),
-        "token_logprobs": told.iter().map(|t| t.logprobs.chosen).collect::<Vec<_>>(),
-        "top_logprobs": told.iter().map(top).collect::<Vec<_>>(),
-        "text_offset": offsets,
+        "tokens": tokens, "token_logprobs": own, "top_logprobs": likeliest, "text_offset": offsets
     })
 }
 
@@ -154,31 +188,59 @@ struct Chunks {
     about: Value,
     usage: bool,
     logprobs: bool,
+    echo: Option<Vec<Vec<u32>>>,
     app: Arc<App>,
 }
 
+/// A prompt that is told too.
+#[derive(Default)]
+struct Echoed<'a> {
+    text: String,
+    told: Vec<Thought<'a>>,
+}
+
 impl Chunks {
-    fn chunk(&self, index: usize, text: &str, told: &[Told], reason: Value) -> Value {
+    fn chunk(&self, index: usize, text: &str, told: Vec<Thought<'_>>, reason: Value) -> Value {
         let mut value = self.about.clone();
-        let logprobs = self.logprobs.then(|| told_of(&self.app, told));
+        let logprobs = self.logprobs.then(|| told_of(&self.app, told.into_iter()));
         value["choices"] =
             json!([{"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}]);
         value
     }
+
+    fn echoed<'a>(&self, index: usize, all: &'a [Logprobs]) -> Echoed<'a> {
+        let Some(prompt) = self.echo.as_ref().and_then(|prompts| prompts.get(index)) else {
+            return Echoed::default();
+        };
+        let text = self.app.tokenizer().decode(prompt);
+        let told = prompt.iter().copied().zip(std::iter::once(None).chain(all.iter().map(Some)));
+        Echoed { text, told: told.collect() }
+    }
 }
 
 impl Streamed for Chunks {
-    fn first(&self, _: usize) -> Option<Value> {
-        None
+    fn first(&self, index: usize) -> Option<Value> {
+        // Otherwise it comes with its log-probabilities.
+        let echoed = self.echo.is_some() && !self.logprobs;
+        echoed.then(|| self.chunk(index, &self.echoed(index, &[]).text, vec![], Value::Null))
     }
 
-    fn text(&self, index: usize, text: &str, told: &[Told]) -> Value {
-        self.chunk(index, text, told, Value::Null)
+    fn prompt(&self, index: usize, all: &[Logprobs]) -> Option<Value> {
+        let Echoed { text, told } = self.echoed(index, all);
+        Some(self.chunk(index, &text, told, Value::Null))
     }
 
-    fn end(&self, index: usize, end: &End, shown: &str) -> Vec<Value> {
-        let rest = end.message.content.strip_prefix(shown).unwrap_or_default();
-        vec![self.chunk(index, rest, &[], end.reason.into())]
+    fn said(&self, index: usize, piece: &Piece, _: usize) -> Value {
+        let texts = piece.said.iter().filter_map(|said| match said {
+            Said::Text(text) => Some(text.as_str()),
+            _ => None,
+        });
+        let text: String = texts.collect();
+        self.chunk(index, &text, piece.told.iter().map(some).collect(), Value::Null)
+    }
+
+    fn end(&self, index: usize, end: &End) -> Value {
+        self.chunk(index, "", vec![], end.reason.into())
     }
 
     fn usage(&self, usage: &Usage) -> Option<Value> {

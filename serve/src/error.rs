@@ -125,6 +125,9 @@ impl From<GenerateError> for ApiError {
             Error::Sampling(model::sampler::SamplingError::NotANumber) => {
                 ApiError::internal(message)
             }
+            Error::Sampling(model::sampler::SamplingError::Constraint(_)) => {
+                ApiError::field("response_format", message)
+            }
             Error::Sampling(_) => ApiError::invalid(message),
             _ => ApiError::internal(message),
         }
@@ -143,6 +146,7 @@ impl From<AssistantError> for ApiError {
         match error {
             AssistantError::Template(error) => error.into(),
             AssistantError::Generate(error) => error.into(),
+            error @ AssistantError::Form(_) => ApiError::field("response_format", error),
             error @ AssistantError::NoTemplate => ApiError::field("messages", error),
         }
     }

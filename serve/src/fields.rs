@@ -3,7 +3,8 @@
 use axum::body::Bytes;
 use model::sampler::Sampling;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+use tools::grammar::Form;
 
 use crate::error::ApiError;
 
@@ -96,6 +97,45 @@ impl Fields {
             ApiError::field(&name, text.strip_prefix(&name).unwrap_or(&text).trim_start())
         })?;
         Ok(sampling)
+    }
+
+    /// How urgent the answer is: as vLLM's, less is more, but nobody can be more urgent than who doesn't say.
+    ///
+    /// # Errors
+    /// If it is no number from 0 on.
+    pub fn priority(&mut self) -> Result<i32, ApiError> {
+        Ok(-self.take::<u16>("priority")?.map_or(0, i32::from))
+    }
+
+    /// What form the answer is to have; `None` for any.
+    ///
+    /// # Errors
+    /// A form that isn't known.
+    pub fn form(&mut self) -> Result<Option<Form>, ApiError> {
+        let name = "response_format";
+        let Some(mut format) = self.take::<Value>(name)? else { return Ok(None) };
+        let kind = format["type"].as_str().unwrap_or_default().to_string();
+        let mut text = |key: &str| match format[key].take() {
+            Value::String(text) => Ok(text),
+            _ => Err(ApiError::field(name, format!("{kind} needs a text {key:?}"))),
+        };
+        Ok(Some(match &kind[..] {
+            "text" => return Ok(None),
+            "json_object" => Form::Json(json!({"type": "object"})),
+            "json_schema" => match format["json_schema"]["schema"].take() {
+                schema @ (Value::Object(_) | Value::Bool(_)) => Form::Json(schema),
+                _ => return Err(ApiError::field(name, "json_schema needs a \"schema\"")),
+            },
+            "regex" => Form::Regex(text("regex")?),
+            "grammar" => Form::Lark(text("grammar")?),
+            _ => {
+                let known = "text, json_object, json_schema, regex and grammar";
+                return Err(ApiError::field(
+                    name,
+                    format!("the type {kind:?} isn't one of {known}"),
+                ));
+            }
+        }))
     }
 
     /// Strings that end an answer: one or several.

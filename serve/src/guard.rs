@@ -13,11 +13,19 @@ use crate::error::ApiError;
 /// Names of this machine, for itself.
 const OWN: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
+/// Who asks.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// A number for each key; 0 where there are none.
+    pub owner: u64,
+}
+
 /// Looks at a request before it is read.
-pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    if let Err(error) = check(&app, request.headers()) {
-        return error.into_response();
-    }
+pub async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    match check(&app, request.headers()) {
+        Ok(caller) => request.extensions_mut().insert(caller),
+        Err(error) => return error.into_response(),
+    };
     let response = next.run(request).await;
     // What axum says of bodies that are too large.
     match response.status() {
@@ -26,7 +34,7 @@ pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) ->
     }
 }
 
-fn check(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
+fn check(app: &App, headers: &HeaderMap) -> Result<Caller, ApiError> {
     let text = |name: header::HeaderName| headers.get(name).map(|v| v.to_str().unwrap_or_default());
     let known = |host: &str| {
         let name = match host.rsplit_once(':') {
@@ -48,10 +56,10 @@ fn check(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
             )));
         }
     }
-    let Some(keys) = &app.keys else { return Ok(()) };
+    let Some(keys) = &app.keys else { return Ok(Caller { owner: 0 }) };
     let key = text(header::AUTHORIZATION).and_then(|v| v.strip_prefix("Bearer "));
     match key.and_then(|key| keys.whose(key)) {
-        Some(_) => Ok(()),
+        Some((owner, _)) => Ok(Caller { owner }),
         None => Err(ApiError::unauthorized()),
     }
 }

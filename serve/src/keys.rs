@@ -70,13 +70,13 @@ impl Keys {
         Ok(key)
     }
 
-    /// Whose key it is. All hashes are compared, each in constant time.
-    pub fn whose(&self, key: &str) -> Option<&str> {
+    /// Whose key it is: its number, from 1, and the name. All hashes are compared, each in constant time.
+    pub fn whose(&self, key: &str) -> Option<(u64, &str)> {
         let hash = blake3::hash(key.as_bytes());
         let mut found = None;
-        for (known, name) in &self.0 {
+        for (number, (known, name)) in (1..).zip(&self.0) {
             if *known == hash {
-                found = Some(name.as_str());
+                found = Some((number, name.as_str()));
             }
         }
         found
@@ -96,7 +96,7 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(!text.contains(&one) && text.lines().count() == 2);
         let keys = Keys::read(&path).unwrap();
-        assert_eq!((keys.whose(&one), keys.whose(&two)), (Some("Ann"), Some("Bob Eve")));
+        assert_eq!((keys.whose(&one), keys.whose(&two)), (Some((1, "Ann")), Some((2, "Bob Eve"))));
         assert_eq!(keys.whose("hg-"), None);
         std::fs::write(&path, "secret").unwrap();
         assert!(Keys::read(&path).unwrap_err().to_string().contains("line 1"));

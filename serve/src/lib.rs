@@ -29,14 +29,13 @@ use axum::http::{Uri, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use compute::rng::Rng;
-use model::generator::Request;
+use model::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::Receiver;
 use tools::assistant::Assistant;
-use tools::hermes;
 
-use answer::Part;
+use answer::{Ask, Part};
 use error::ApiError;
 pub use keys::{KeyError, Keys};
 use metrics::Metrics;
@@ -58,13 +57,19 @@ impl Default for Limits {
     }
 }
 
-/// How to serve.
-#[derive(Debug)]
-pub struct Settings {
-    /// The name of the model in the API.
-    pub model: String,
-    /// What tells this model from others: a hash.
+/// A model of the API.
+pub struct Served {
+    /// Its name.
+    pub name: String,
+    /// What tells it from others: a hash.
     pub fingerprint: String,
+    /// What answers.
+    pub assistant: Assistant,
+}
+
+/// How to serve.
+#[derive(Debug, Default)]
+pub struct Settings {
     /// Who may ask; `None`: everybody who can reach it.
     pub keys: Option<Keys>,
     /// Names that the server is reached by, beside its address.
@@ -75,12 +80,9 @@ pub struct Settings {
 
 /// What all requests share.
 pub struct App {
-    assistant: Assistant,
-    /// The token that begins a call, if the model has one.
-    call: Option<u32>,
+    /// The model, and the same with adapters; never empty.
+    models: Vec<Served>,
     vocab: usize,
-    model: String,
-    fingerprint: String,
     keys: Option<Keys>,
     hosts: Vec<String>,
     limits: Limits,
@@ -97,15 +99,13 @@ fn now() -> u64 {
 }
 
 impl App {
-    /// A server's state. The assistant's queue has to have room for all [`Limits::places`].
-    pub fn new(assistant: Assistant, settings: Settings) -> Arc<App> {
-        let Settings { model, fingerprint, keys, hosts, limits } = settings;
+    /// A server's state. The queue of `model` has to have room for all [`Limits::places`]; `others` are the same
+    /// with adapters ([`Assistant::with_adapter`]).
+    pub fn new(model: Served, others: Vec<Served>, settings: Settings) -> Arc<App> {
+        let Settings { keys, hosts, limits } = settings;
         Arc::new(App {
-            call: assistant.tokenizer().special_id(hermes::OPEN),
-            vocab: assistant.vocab(),
-            assistant,
-            model,
-            fingerprint,
+            vocab: model.assistant.vocab(),
+            models: std::iter::once(model).chain(others).collect(),
             keys,
             hosts,
             places: Arc::new(Semaphore::new(limits.places)),
@@ -131,12 +131,17 @@ impl App {
             .with_state(self)
     }
 
-    /// Whether it is this model that is asked for; nobody has to say.
-    fn check_model(&self, name: Option<String>) -> Result<(), ApiError> {
-        match name {
-            Some(name) if name != self.model => Err(ApiError::no_model(&name, &self.model)),
-            _ => Ok(()),
-        }
+    /// Which model is asked for; nobody has to say.
+    fn find(&self, name: Option<String>) -> Result<usize, ApiError> {
+        let Some(name) = name else { return Ok(0) };
+        let names = || self.models.iter().map(|m| m.name.as_str()).collect::<Vec<_>>().join(", ");
+        let found = self.models.iter().position(|m| m.name == name);
+        found.ok_or_else(|| ApiError::no_model(&name, &names()))
+    }
+
+    /// All models' tokenizer.
+    fn tokenizer(&self) -> &Tokenizer {
+        self.models[0].assistant.tokenizer()
     }
 
     /// A seed that was not there before.
@@ -147,14 +152,14 @@ impl App {
     }
 
     /// What all answers tell: the seed is the one to say to get this answer again.
-    fn about(&self, kind: &str, seed: u64) -> Value {
+    fn about(&self, kind: &str, model: usize, seed: u64) -> Value {
         let count = self.count.fetch_add(1, Ordering::Relaxed);
         json!({
             "id": format!("{kind}-{:x}-{count:x}", self.started),
             "object": Value::Null,
             "created": now(),
-            "model": self.model,
-            "system_fingerprint": self.fingerprint,
+            "model": self.models[model].name,
+            "system_fingerprint": self.models[model].fingerprint,
             "seed": seed,
         })
     }
@@ -162,27 +167,29 @@ impl App {
     /// Starts all answers to a request, or none.
     fn start_all(
         self: &Arc<App>,
-        requests: Vec<Request>,
-        calls: bool,
+        model: usize,
+        asks: Vec<Ask>,
     ) -> Result<Vec<Receiver<Part>>, ApiError> {
         let mut places = Vec::new();
-        for _ in &requests {
+        for _ in &asks {
             let place = self.places.clone().try_acquire_owned();
             places.push(place.map_err(|_| {
                 self.metrics.refused.fetch_add(1, Ordering::Relaxed);
                 ApiError::busy()
             })?);
         }
-        requests.into_iter().zip(places).map(|(r, place)| self.start(r, calls, place)).collect()
+        asks.into_iter().zip(places).map(|(ask, place)| self.start(model, ask, place)).collect()
     }
 }
 
 async fn models(State(app): State<Arc<App>>) -> Json<Value> {
-    let context = app.assistant.context();
-    Json(json!({"object": "list", "data": [{
-        "id": app.model, "object": "model", "created": app.started, "owned_by": "homegrown",
-        "max_model_len": context,
-    }]}))
+    let model = |m: &Served| {
+        json!({
+            "id": m.name, "object": "model", "created": app.started, "owned_by": "homegrown",
+            "max_model_len": m.assistant.context(),
+        })
+    };
+    Json(json!({"object": "list", "data": app.models.iter().map(model).collect::<Vec<_>>()}))
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {

@@ -5,21 +5,27 @@ use std::convert::Infallible;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use model::generator::Usage;
+use model::sampler::Logprobs;
 use serde_json::Value;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_stream::wrappers::ReceiverStream;
+use tools::reader::Said;
 
-use crate::answer::{End, Part, Told};
+use crate::answer::{End, Part, Piece};
 use crate::chat::add;
 
 /// The form of what is streamed.
 pub trait Streamed: Send + Sync + 'static {
     /// Before an answer.
     fn first(&self, index: usize) -> Option<Value>;
-    /// A piece of its text.
-    fn text(&self, index: usize, text: &str, told: &[Told]) -> Value;
-    /// After it; `shown` is the text that was told.
-    fn end(&self, index: usize, end: &End, shown: &str) -> Vec<Value>;
+    /// What the model thinks of the prompt's tokens.
+    fn prompt(&self, _index: usize, _all: &[Logprobs]) -> Option<Value> {
+        None
+    }
+    /// A piece of it; `calls` of tools came before.
+    fn said(&self, index: usize, piece: &Piece, calls: usize) -> Value;
+    /// After it.
+    fn end(&self, index: usize, end: &End) -> Value;
     /// After all of them.
     fn usage(&self, usage: &Usage) -> Option<Value>;
 }
@@ -54,26 +60,25 @@ async fn one(
     form: &impl Streamed,
     sender: &Sender<Result<Event, Infallible>>,
 ) -> Option<Usage> {
-    let tell =
-        async |value: Value| sender.send(Ok(Event::default().data(value.to_string()))).await.ok();
-    if let Some(first) = form.first(index) {
-        tell(first).await?;
-    }
-    let mut shown = String::new();
+    let tell = async |value: Option<Value>| match value {
+        Some(value) => sender.send(Ok(Event::default().data(value.to_string()))).await.ok(),
+        None => Some(()),
+    };
+    tell(form.first(index)).await?;
+    let mut calls = 0;
     while let Some(part) = parts.recv().await {
         match part {
-            Part::Text(text, told) => {
-                shown.push_str(&text);
-                tell(form.text(index, &text, &told)).await?;
+            Part::Prompt(all) => tell(form.prompt(index, &all)).await?,
+            Part::Said(piece) => {
+                tell(Some(form.said(index, &piece, calls))).await?;
+                calls += piece.said.iter().filter(|said| matches!(said, Said::Call(_))).count();
             }
             Part::End(end) => {
-                for value in form.end(index, &end, &shown) {
-                    tell(value).await?;
-                }
+                tell(Some(form.end(index, &end))).await?;
                 return Some(end.usage);
             }
             Part::Failed(error) => {
-                tell(error.body()).await?;
+                tell(Some(error.body())).await?;
                 return None;
             }
         }

@@ -18,7 +18,7 @@ use model::tokenizer::{Tokenizer, TrainOptions};
 use model::transformer::Transformer;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use serve::{App, Keys, Limits, Settings};
+use serve::{App, Keys, Limits, Served, Settings};
 use tools::assistant::Assistant;
 
 /// A server of a tiny model with random weights, on a thread of its own.
@@ -47,7 +47,7 @@ fn start(threads: usize, places: usize, keys: Option<Keys>) -> Server {
             heads: 2,
             kv_heads: 1,
             head_dim: 16,
-            context: 512,
+            context: 2048,
         })
     };
     let init = Init { output_gain: 1.0, embedding_std: 0.3, ..Init::default() };
@@ -57,14 +57,13 @@ fn start(threads: usize, places: usize, keys: Option<Keys>) -> Server {
     let cpu = Arc::new(Cpu::new(threads));
     let assistant =
         Assistant::new(Arc::new(model), tokenizer, Some(template), cpu, options).unwrap();
+    let model = Served { name: "tiny".into(), fingerprint: "0".into(), assistant };
     let settings = Settings {
-        model: "tiny".into(),
-        fingerprint: "0".into(),
         keys,
         hosts: vec!["models.example".into()],
         limits: Limits { body: 100_000, answers: 4, places },
     };
-    let app = App::new(assistant, settings);
+    let app = App::new(model, Vec::new(), settings);
     let (tell, told) = channel();
     std::thread::spawn(move || {
         let listening = move |at| tell.send(at).unwrap();
@@ -231,8 +230,17 @@ fn what_is_wrong_is_named() {
         (json!({"messages": hi, "logit_bias": {"x": 1}}), "logit_bias"),
         (json!({"messages": hi, "top_logprobs": 3}), "top_logprobs"),
         (json!({"messages": hi, "presence_penalty": 1}), "presence_penalty"),
-        (json!({"messages": hi, "response_format": {"type": "json_object"}}), "response_format"),
+        (json!({"messages": hi, "response_format": {"type": "poem"}}), "response_format"),
+        (
+            json!({"messages": hi, "response_format": {"type": "regex", "regex": "("}}),
+            "response_format",
+        ),
+        (
+            json!({"messages": hi, "response_format": {"type": "json_schema", "json_schema": {}}}),
+            "response_format",
+        ),
         (json!({"messages": hi, "tool_choice": "required"}), "tool_choice"),
+        (json!({"messages": hi, "priority": -1}), "priority"),
         (json!({"messages": hi, "tools": 3}), "tools"),
     ] {
         let (status, answer) = server.post(CHAT, &body);
@@ -264,6 +272,88 @@ fn what_is_wrong_is_named() {
     assert_eq!(status(&format!("GET /v1/models {local}\r\nOrigin: http://evil.example"), ""), 403);
     let (_, _, metrics) = server.raw(&format!("GET /metrics {local}"), "");
     assert!(metrics.contains("vllm:num_requests_running 0"), "{metrics}");
+}
+
+/// Random weights say anything, so what they say in a form is due to the form.
+#[test]
+fn answers_keep_to_their_form() {
+    let server = start(2, 40, None);
+    let said = |body: &Value| {
+        let answer = server.ask(CHAT, body.clone());
+        let choice = &answer["choices"][0];
+        assert_ne!(choice["finish_reason"], "length", "{answer}");
+        choice["message"].clone()
+    };
+    for i in 0..8 {
+        let mut body = question(i);
+        body["max_tokens"] = 300.into();
+        body["response_format"] = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": {
+            "type": "object", "properties": {"yes": {"type": "boolean"}, "of": {"enum": ["a", "bc"]}},
+            "required": ["yes", "of"], "additionalProperties": false
+        }}});
+        let content = said(&body)["content"].as_str().unwrap().to_string();
+        let value: Value = serde_json::from_str(&content).unwrap();
+        assert!(value["yes"].is_boolean() && value["of"].is_string(), "{content}");
+        body["response_format"] = json!({"type": "regex", "regex": "[0-9]{3}(a|b)"});
+        let content = said(&body)["content"].as_str().unwrap().to_string();
+        assert!(content.len() == 4 && content[..3].parse::<u32>().is_ok(), "{content}");
+        body.as_object_mut().unwrap().remove("response_format");
+
+        let function = |name: &str| {
+            json!({"type": "function", "function": {"name": name, "parameters": {
+                "type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": false
+            }}})
+        };
+        body["tools"] = json!([function("one"), function("other")]);
+        for choice in
+            [json!("required"), json!({"type": "function", "function": {"name": "other"}})]
+        {
+            body["tool_choice"] = choice.clone();
+            let message = said(&body);
+            let call = &message["tool_calls"][0]["function"];
+            assert!(choice == "required" || call["name"] == "other", "{message}");
+            let arguments = call["arguments"].as_str().unwrap();
+            assert!([1, 2].map(|n| json!({"n": n}).to_string()).contains(&arguments.to_string()));
+            // A stream has the same call.
+            body["stream"] = true.into();
+            let chunks = server.stream(CHAT, &body);
+            let calls: Vec<&Value> = chunks
+                .iter()
+                .map(|c| &c["choices"][0]["delta"]["tool_calls"][0])
+                .filter(|c| !c.is_null())
+                .collect();
+            assert_eq!(
+                (calls.len(), &calls[0]["function"], &calls[0]["index"]),
+                (1, call, &json!(0))
+            );
+            body["stream"] = false.into();
+        }
+    }
+}
+
+/// As lm-evaluation-harness asks for the likelihood of a continuation.
+#[test]
+fn prompts_are_echoed() {
+    let server = start(2, 8, None);
+    let ask = |prompt: Value, max: u32| {
+        let body = json!({"prompt": prompt, "max_tokens": max, "temperature": 0, "logprobs": 1, "echo": true});
+        server.ask(TEXT, body)["choices"][0].clone()
+    };
+    let whole = ask("what is said".into(), 4);
+    assert!(whole["text"].as_str().unwrap().starts_with("what is said"));
+    let told = |choice: &Value, key: &str| choice["logprobs"][key].as_array().unwrap().clone();
+    let (tokens, own) = (told(&whole, "tokens"), told(&whole, "token_logprobs"));
+    assert!(own[0].is_null() && own[1..].iter().all(|p| p.as_f64().unwrap() <= 0.0));
+    let text: String = tokens.iter().filter_map(Value::as_str).collect();
+    assert!(text.ends_with(whole["text"].as_str().unwrap()));
+    let nothing = ask("what is said".into(), 0);
+    let n = tokens.len() - 4;
+    assert_eq!(told(&nothing, "token_logprobs"), own[..n]);
+    // The answer's tokens as part of a prompt are as likely as they were as an answer.
+    let again = ask(json!(whole["text"]), 0);
+    if told(&again, "tokens") == tokens {
+        assert_eq!(told(&again, "token_logprobs"), own);
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A model that is talked to: messages in, messages out, tools run in between.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use compute::Cpu;
 use model::Loaded;
@@ -16,7 +16,9 @@ use model::transformer::Transformer;
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::{Toolbox, hermes};
+use crate::Toolbox;
+use crate::grammar::{AfterThinking, Form, Grammars};
+use crate::reader::{self, Reader, Speech, opens_thinking};
 
 /// Most rounds of tool calls in one answer.
 pub const ROUNDS: usize = 8;
@@ -30,6 +32,9 @@ pub enum AssistantError {
     /// The template refused the conversation.
     #[error(transparent)]
     Template(#[from] TemplateError),
+    /// A form that answers can't be kept to.
+    #[error("{0}")]
+    Form(String),
     /// The generator refused or failed.
     #[error(transparent)]
     Generate(#[from] GenerateError),
@@ -49,6 +54,8 @@ pub struct Settings {
 /// What can be watched while an answer comes.
 #[derive(Debug)]
 pub enum Said<'a> {
+    /// What the model thinks before it answers.
+    Reasoning(&'a str),
     /// Text of the message, as it becomes certain.
     Text(&'a str),
     /// A call, before it is run.
@@ -74,9 +81,14 @@ pub struct Answer {
 
 /// A generator with the model's own way of writing conversations.
 pub struct Assistant {
-    generator: Generator,
+    generator: Arc<Generator>,
+    /// Which of the generator's adapters it asks; 0 for none.
+    adapter: usize,
     tokenizer: Arc<Tokenizer>,
-    template: Option<ChatTemplate>,
+    template: Option<Arc<ChatTemplate>>,
+    speech: Speech,
+    /// Made when the first form is asked for.
+    grammars: Arc<OnceLock<Result<Grammars, String>>>,
     /// Token that raw text starts with.
     bos: Option<u32>,
     /// Token that stands for an empty text.
@@ -102,8 +114,20 @@ impl Assistant {
         let mut stop_ids: Vec<u32> = config.eos_token_id.into_iter().collect();
         stop_ids.extend(template.as_ref().and_then(end_of_turn));
         let (start, context) = (config.bos_token_id, config.max_position_embeddings);
-        let generator = Generator::start(model, tokenizer.clone(), cpu, options)?;
-        Ok(Assistant { generator, tokenizer, template, bos: None, start, stop_ids, context })
+        let generator = Arc::new(Generator::start(model, tokenizer.clone(), cpu, options)?);
+        let speech = Speech::of(template.as_ref(), &tokenizer);
+        Ok(Assistant {
+            generator,
+            adapter: 0,
+            tokenizer,
+            template: template.map(Arc::new),
+            speech,
+            grammars: Arc::default(),
+            bos: None,
+            start,
+            stop_ids,
+            context,
+        })
     }
 
     /// Starts a generator for a model from files, which may name more tokens to stop at.
@@ -117,6 +141,25 @@ impl Assistant {
         assistant.bos = bos;
         assistant.stop_ids.extend(ends);
         Ok(assistant)
+    }
+
+    /// The same model with one of [`Options::adapters`], counted from 1, which may have a template of its own.
+    pub fn with_adapter(&self, adapter: usize, template: Option<ChatTemplate>) -> Assistant {
+        let template = template.map(Arc::new).or_else(|| self.template.clone());
+        let mut stop_ids = self.stop_ids.clone();
+        stop_ids.extend(template.as_deref().and_then(end_of_turn));
+        Assistant {
+            generator: self.generator.clone(),
+            adapter,
+            tokenizer: self.tokenizer.clone(),
+            speech: Speech::of(template.as_deref(), &self.tokenizer),
+            template,
+            grammars: Arc::default(),
+            bos: self.bos,
+            start: self.start,
+            stop_ids,
+            context: self.context,
+        }
     }
 
     /// Whether it answers messages, or only completes text.
@@ -167,7 +210,40 @@ impl Assistant {
 
     fn request(&self, prompt: Vec<u32>, settings: &Settings) -> Request {
         let Settings { sampling, max_tokens, stop } = settings.clone();
-        Request { prompt, max_tokens, sampling, stop, stop_ids: self.stop_ids.clone() }
+        Request {
+            prompt,
+            max_tokens,
+            sampling,
+            stop,
+            stop_ids: self.stop_ids.clone(),
+            adapter: self.adapter,
+            ..Request::default()
+        }
+    }
+
+    /// Keeps the answer to a request to a form, from where reasoning ends.
+    ///
+    /// # Errors
+    /// [`AssistantError::Form`]: what is wrong with it.
+    pub fn keep_to(&self, request: &mut Request, form: &Form) -> Result<(), AssistantError> {
+        let new = || Grammars::new(&self.tokenizer, self.vocab(), &self.stop_ids);
+        let grammars = self.grammars.get_or_init(new).as_ref();
+        let grammars = grammars.map_err(|e| AssistantError::Form(e.clone()))?;
+        let form = grammars.constraint(form).map_err(AssistantError::Form)?;
+        let thinks = self.speech.thinks && opens_thinking(&self.tokenizer, &request.prompt);
+        request.constraint = Some(match thinks {
+            true => {
+                let tokenizer = self.tokenizer.clone();
+                Box::new(AfterThinking { form, tokenizer, thinking: Some(Vec::new()) })
+            }
+            false => form,
+        });
+        Ok(())
+    }
+
+    /// The name of a special token.
+    pub fn special(&self, id: u32) -> Option<&str> {
+        self.tokenizer.special_name(id)
     }
 
     /// Starts to generate.
@@ -189,9 +265,14 @@ impl Assistant {
         Ok(self.generator.complete(requests)?)
     }
 
-    /// What was generated, as a message with its calls.
-    pub fn message(&self, tokens: &[u32]) -> Message {
-        hermes::message(&self.tokenizer, tokens)
+    /// How the model writes reasoning and calls.
+    pub fn speech(&self) -> Speech {
+        self.speech
+    }
+
+    /// Reads an answer to `prompt`: see [`Speech::reader`].
+    pub fn reader(&self, prompt: &[u32], calls: bool, tools: Option<&Value>) -> Reader {
+        self.speech.reader(&self.tokenizer, prompt, calls, tools)
     }
 
     /// Answers a conversation: generates, runs the calls, goes on with their results. `tools` is
@@ -214,37 +295,30 @@ impl Assistant {
         loop {
             rounds += 1;
             let request = self.next_message(&messages, definitions, settings)?;
-            // A call is shown once it is read, not while it is written.
-            let call = self.tokenizer.special_id(hermes::OPEN);
-            let (mut calling, mut shown, mut written) = (false, String::new(), String::new());
+            let mut reader = self.reader(&request.prompt, true, definitions);
+            let mut message = Message::assistant("");
             let completion = self.submit(request)?.watch(&mut |id, text| {
-                if calling {
-                    return ControlFlow::Continue(());
+                let mut parts = reader.text(text);
+                if let Some(name) = id.and_then(|id| self.special(id)) {
+                    parts.extend(reader.special(name));
                 }
-                if call.is_some() {
-                    calling = id == call;
-                    shown.push_str(text);
-                    return watch(Said::Text(text));
-                }
-                written.push_str(text);
-                let certain = hermes::before_call(&written);
-                let new = &written[shown.len()..certain];
-                shown.push_str(new);
-                calling = written[certain..].starts_with(hermes::OPEN);
-                if new.is_empty() { ControlFlow::Continue(()) } else { watch(Said::Text(new)) }
+                parts.into_iter().try_for_each(|part| {
+                    part.clone().add_to(&mut message);
+                    match &part {
+                        reader::Said::Reasoning(text) => watch(Said::Reasoning(text)),
+                        reader::Said::Text(text) => watch(Said::Text(text)),
+                        reader::Said::Call(_) => ControlFlow::Continue(()), // shown when it is run
+                    }
+                })
             })?;
             usage.prompt += completion.usage.prompt;
             usage.remembered += completion.usage.remembered;
             usage.generated += completion.usage.generated;
-            let message = match completion.reason {
-                // The text was cut before the stop string, the tokens go up to its end.
-                Reason::StopString(_) => Message::assistant(completion.text),
-                _ => self.message(&completion.tokens),
-            };
-            if let Some(rest) = message.content.strip_prefix(&shown)
-                && !rest.is_empty()
-            {
-                let _ = watch(Said::Text(rest)); // a call that can't be read
+            for part in reader.finish() {
+                if let reader::Said::Text(text) = &part {
+                    let _ = watch(Said::Text(text)); // such as a call that was cut
+                }
+                part.add_to(&mut message);
             }
             tokens.extend(&completion.tokens);
             let calls = message.tool_calls.clone();
@@ -352,7 +426,7 @@ mod tests {
         let answer = assistant
             .answer(&conversation, &tools, None, &settings, &mut |said| {
                 shown.push(match said {
-                    Said::Text(text) => text.to_string(),
+                    Said::Reasoning(text) | Said::Text(text) => text.to_string(),
                     Said::Call(call) => format!("{} {}", call.name, call.arguments),
                     Said::Result(result) => format!("= {result}"),
                 });

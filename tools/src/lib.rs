@@ -5,7 +5,9 @@
 
 pub mod assistant;
 pub mod calculator;
-pub mod hermes;
+pub mod calls;
+pub mod grammar;
+pub mod reader;
 
 use model::message::ToolCall;
 use serde_json::{Value, json};

@@ -37,6 +37,15 @@ impl Screen {
         };
     }
 
+    /// Part of what the model thinks before it answers.
+    pub fn aside(&mut self, text: &str) {
+        let Some(last) = text.chars().next_back() else { return };
+        self.open = last != '\n';
+        let text = harmless(text);
+        let text = if self.dim { format!("\x1b[2m{text}\x1b[0m") } else { text };
+        let _ = write!(std::io::stderr(), "{text}").and_then(|()| std::io::stderr().flush());
+    }
+
     /// The end of an answer.
     pub fn end(&mut self) {
         if self.open {

@@ -11,25 +11,28 @@ use compute::tape::Workspace;
 use super::draft::{Ask, Draft, Drafted};
 use super::lookup;
 use super::pace::Pace;
-use super::prefix::{self, Prefixes};
+use super::prefix::{self, Prefixes, Salt};
+use super::queue::Queue;
 use super::stop::StopStream;
 use super::{Done, Event, GenerateError, Job, Options, Reason, Token, Usage};
-use crate::sampler::Sampler;
+use crate::sampler::{self, Logprobs, Sampler};
 use crate::tokenizer::{DecodeStream, Tokenizer};
 use crate::transformer::{Step, Transformer};
 
+/// Most tokens of a step of a prompt whose log-probabilities are wanted: each has a row of logits.
+const TOLD: usize = 64;
+
 /// What the thread owns.
 pub(super) struct Engine {
-    model: Arc<Transformer>,
+    /// The model, and the same with each adapter.
+    models: Vec<(Arc<Transformer>, Workspace)>,
     tokenizer: Arc<Tokenizer>,
-    workspace: Workspace,
     options: Options,
     pages: KvPages,
     prefixes: Prefixes,
     draft: Option<Draft>,
     jobs: Receiver<Job>,
-    /// The next job, when there is no room for it yet.
-    waiting: Option<Job>,
+    waiting: Queue,
     running: Vec<Sequence>,
     stop: Arc<AtomicBool>,
 }
@@ -38,6 +41,8 @@ pub(super) struct Engine {
 struct Sequence {
     /// Prompt and answer; the first `kv.len` are computed.
     tokens: Vec<u32>,
+    adapter: usize,
+    owner: u64,
     kv: KvSequence,
     /// Tokens of the prompt.
     prompt: usize,
@@ -45,6 +50,8 @@ struct Sequence {
     max_tokens: usize,
     stop_ids: Vec<u32>,
     sampler: Sampler,
+    /// Likeliest tokens to tell of beside the prompt's, and what is known of them.
+    told: Option<(usize, Vec<Logprobs>)>,
     decode: DecodeStream,
     text: StopStream,
     events: SyncSender<Event>,
@@ -74,18 +81,21 @@ impl Engine {
         jobs: Receiver<Job>,
         stop: Arc<AtomicBool>,
     ) -> Self {
-        let mut workspace = Workspace::new(cpu, options.products);
-        workspace.set_exact(options.exact);
+        let with_workspace = |model: Arc<Transformer>| {
+            let mut workspace = Workspace::new(cpu.clone(), options.products);
+            workspace.set_exact(options.exact);
+            (model, workspace)
+        };
+        let models = std::iter::once(model).chain(options.adapters.iter().cloned());
         Engine {
-            model,
+            models: models.map(with_workspace).collect(),
             tokenizer,
-            workspace,
             options,
             pages,
             prefixes: Prefixes::default(),
             draft,
             jobs,
-            waiting: None,
+            waiting: Queue::default(),
             running: Vec::new(),
             stop,
         }
@@ -100,39 +110,44 @@ impl Engine {
 
     /// Takes in what there is room for, and waits for something to do. `false` at the end.
     fn admit(&mut self) -> bool {
-        while self.running.len() < self.options.sequences.max(1) {
-            let job = match self.waiting.take() {
-                Some(job) => job,
-                None if self.running.is_empty() => match self.jobs.recv() {
-                    Ok(job) => job,
-                    Err(_) => return false,
-                },
-                None => match self.jobs.try_recv() {
-                    Ok(job) => job,
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-                },
+        let mut over = false;
+        while self.waiting.len() < self.options.queue.max(1) {
+            let idle = self.running.is_empty() && self.waiting.len() == 0;
+            let job = match idle {
+                true => self.jobs.recv().map_err(|_| TryRecvError::Disconnected),
+                false => self.jobs.try_recv(),
             };
-            if job.cancelled.load(Ordering::Relaxed) {
-                continue;
-            }
-            let capacity = job.request.prompt.len() + job.max_tokens;
-            match self.prefixes.open(&mut self.pages, &job.request.prompt, capacity) {
-                Some(kv) => {
-                    let drafted = self.draft.as_mut().and_then(|draft| draft.open(capacity));
-                    self.running.push(Sequence::new(job, kv, self.options.lookup, drafted));
-                }
-                // A job that fits into all pages fits once the running ones have ended.
-                None => {
-                    self.waiting = Some(job);
+            match job {
+                Ok(job) => self.waiting.push(job),
+                Err(error) => {
+                    over = idle && error == TryRecvError::Disconnected;
                     break;
                 }
             }
         }
-        true
+        self.waiting.retain(|job| !job.cancelled.load(Ordering::Relaxed));
+        while self.running.len() < self.options.sequences.max(1) {
+            let Some(job) = self.waiting.next() else { break };
+            let capacity = job.request.prompt.len() + job.max_tokens;
+            let salt = Salt { owner: job.request.owner, adapter: job.request.adapter };
+            let wanted = job.request.prompt_logprobs.is_none();
+            let prompt = if wanted { &job.request.prompt[..] } else { &[] };
+            let running = self.running.iter().filter(|s| s.salt() == salt);
+            let running =
+                running.map(|s| prefix::Running { tokens: &s.tokens[..s.prompt], kv: &s.kv });
+            // A job that fits into all pages fits once the running ones have ended.
+            let opened = self.prefixes.open(&mut self.pages, salt, prompt, capacity, running);
+            let Some(kv) = opened else { break };
+            let Some(job) = self.waiting.pop() else { break };
+            self.waiting.count(salt.owner, job.request.prompt.len() - kv.len);
+            let drafted = self.draft.as_mut().and_then(|draft| draft.open(capacity));
+            self.running.push(Sequence::new(job, kv, self.options.lookup, drafted));
+        }
+        !over
     }
 
-    /// One forward pass: a token, and guesses of the next ones, for each sequence that is being
-    /// answered, and a chunk of prompts.
+    /// A forward pass with each adapter that is used: a token, and guesses of the next ones, for each sequence
+    /// that is being answered, and a chunk of prompts.
     fn step(&mut self) {
         for sequence in &mut self.running {
             sequence.ended |= sequence.cancelled.load(Ordering::Relaxed);
@@ -141,36 +156,49 @@ impl Engine {
         let mut chunk = self.options.chunk.max(1);
         for sequence in &mut self.running {
             let left = sequence.tokens.len() - sequence.kv.len;
-            if left == 1 {
+            if left == 1 && sequence.told.is_none() {
                 sequence.guess();
             } else {
-                sequence.next = left.min(chunk);
+                let most = if sequence.told.is_some() { TOLD } else { left };
+                sequence.next = left.min(chunk).min(most);
                 chunk -= sequence.next;
             }
         }
         self.draft();
+        for adapter in 0..self.models.len() {
+            self.forward(adapter);
+        }
+        self.retire();
+    }
+
+    /// The pass of the sequences of one adapter.
+    fn forward(&mut self, adapter: usize) {
+        let (model, workspace) = &mut self.models[adapter];
         let mut steps: Vec<Step<'_>> = (self.running.iter_mut())
-            .filter(|s| s.next > 0)
+            .filter(|s| s.next > 0 && s.adapter == adapter)
             .map(|s| Step {
-                tokens: &s.tokens[s.kv.len..s.kv.len + s.next],
-                logits: if s.kv.len + s.next == s.tokens.len() { 1 + s.guesses } else { 0 },
+                logits: s.logits(),
+                tokens: &s.tokens[s.kv.len..][..s.next],
                 kv: &mut s.kv,
             })
             .collect();
         if steps.is_empty() {
             return;
         }
-        let mut logits =
-            self.model.forward_cached(&mut self.workspace, &mut self.pages, &mut steps);
-        let mut rows = logits.chunks_exact_mut(self.model.config().vocab_size);
-        for sequence in self.running.iter_mut().filter(|s| s.next > 0) {
+        let wanted: Vec<usize> = steps.iter().map(|s| s.logits).collect();
+        let mut logits = model.forward_cached(workspace, &mut self.pages, &mut steps);
+        let mut rows = logits.chunks_exact_mut(model.config().vocab_size);
+        let sequences = self.running.iter_mut().filter(|s| s.next > 0 && s.adapter == adapter);
+        for (sequence, wanted) in sequences.zip(wanted) {
+            let before = sequence.tokens.len() - sequence.guesses;
+            let mut own = rows.by_ref().take(wanted);
+            sequence.tell(&mut own);
             if sequence.kv.len == sequence.tokens.len() {
-                let mut own = rows.by_ref().take(1 + sequence.guesses);
                 sequence.check(&mut own, &self.tokenizer);
-                own.for_each(drop); // those after a wrong guess
             }
+            own.for_each(drop); // those after a wrong guess
+            self.waiting.count(sequence.owner, 2 * (sequence.tokens.len() - before));
         }
-        self.retire();
     }
 
     /// Lets the draft guess where the text so far says nothing.
@@ -198,14 +226,17 @@ impl Engine {
         let mut i = 0;
         while i < self.running.len() {
             if self.running[i].ended {
-                let Sequence { tokens, kv, drafted, .. } = self.running.remove(i);
+                let sequence = self.running.remove(i);
+                let salt = sequence.salt();
+                self.waiting.ended(salt.owner);
+                let Sequence { tokens, kv, drafted, .. } = sequence;
                 if let (Some(draft), Some(drafted)) = (&mut self.draft, drafted) {
                     draft.close(&drafted);
                 }
                 if kv.len == 0 {
                     prefix::release(&mut self.pages, &kv);
                 } else {
-                    self.prefixes.keep(&mut self.pages, tokens, kv);
+                    self.prefixes.keep(&mut self.pages, salt, tokens, kv);
                 }
             } else {
                 i += 1;
@@ -220,7 +251,10 @@ impl Sequence {
         Sequence {
             prompt: request.prompt.len(),
             remembered: kv.len,
-            sampler: Sampler::new(request.sampling, &request.prompt),
+            sampler: Sampler::new(request.sampling, &request.prompt, request.constraint),
+            adapter: request.adapter,
+            owner: request.owner,
+            told: request.prompt_logprobs.map(|n| (n, Vec::new())),
             tokens: request.prompt,
             kv,
             max_tokens,
@@ -236,6 +270,35 @@ impl Sequence {
             by_draft: false,
             guessed: 0,
             ended: false,
+        }
+    }
+
+    fn salt(&self) -> Salt {
+        Salt { owner: self.owner, adapter: self.adapter }
+    }
+
+    /// Rows of logits that its next tokens have.
+    fn logits(&self) -> usize {
+        match &self.told {
+            Some(_) => self.next,
+            None if self.kv.len + self.next == self.tokens.len() => 1 + self.guesses,
+            None => 0,
+        }
+    }
+
+    /// Takes note of what the model thought of the prompt's tokens, as far as it is computed. The logits behind its
+    /// last token are left.
+    fn tell<'a>(&mut self, logits: &mut impl Iterator<Item = &'a mut [f32]>) {
+        let Some((n, all)) = &mut self.told else { return };
+        let computed = self.kv.len.min(self.prompt - 1);
+        for &id in &self.tokens[all.len() + 1..=computed] {
+            let Some(logits) = logits.next() else { return };
+            all.push(sampler::logprobs(logits, id, *n));
+        }
+        if self.kv.len >= self.prompt {
+            let all = std::mem::take(all);
+            self.told = None;
+            let _ = self.events.try_send(Event::Prompt(all)); // there is room for it
         }
     }
 
@@ -284,6 +347,9 @@ impl Sequence {
 
     /// Chooses the next token by `logits` `[vocab]` and tells of it.
     fn advance(&mut self, logits: &mut [f32], tokenizer: &Tokenizer) {
+        if self.max_tokens == 0 {
+            return self.done(String::new(), Reason::Length, 0);
+        }
         let sampled = match self.sampler.sample(logits, self.tokens.len()) {
             Ok(sampled) => sampled,
             Err(error) => return self.end(Event::Error(GenerateError::Sampling(error))),

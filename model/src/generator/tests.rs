@@ -94,6 +94,7 @@ fn requests() -> Vec<Request> {
             },
             stop: vec!["zq".into()],
             stop_ids: vec![END],
+            ..Request::default()
         });
     }
     requests
@@ -251,6 +252,7 @@ fn answers_end_where_they_should() {
     let mut shown = String::new();
     for event in world.start(world.options()).submit(request).unwrap() {
         match event {
+            Event::Prompt(_) => panic!("nobody asked"),
             Event::Token(token) => shown += &token.text,
             Event::Done(done) => assert_eq!(done.reason, Reason::StopString(stop.clone())),
             Event::Error(error) => panic!("{error}"),
@@ -278,6 +280,7 @@ fn text_comes_whole_and_in_order() {
         let mut pieces = Vec::new();
         for event in generator.submit(request).unwrap() {
             match event {
+                Event::Prompt(_) => panic!("nobody asked"),
                 Event::Token(token) => pieces.push((Some(token.id), token.text)),
                 Event::Done(done) => pieces.push((None, done.text)),
                 Event::Error(error) => panic!("{error}"),
@@ -387,4 +390,76 @@ fn many_threads_may_ask() {
             });
         }
     });
+}
+
+/// Against the forward pass of training again, in chunks, and whatever is remembered.
+#[test]
+fn prompts_are_told_of() {
+    let world = World::new();
+    let generator = world.start(world.options());
+    for (len, most) in [(1, 3), (2, 0), (64, 1), (65, 0), (200, 5)] {
+        let request = Request {
+            prompt: prompt(2, len),
+            max_tokens: Some(most),
+            prompt_logprobs: Some(2),
+            ..Request::default()
+        };
+        let mut events = generator.submit(request).unwrap();
+        let Some(Event::Prompt(told)) = events.next() else { panic!("first the prompt") };
+        assert_eq!(told.len(), len - 1);
+        let tokens = events.filter(|event| matches!(event, Event::Token(_))).count();
+        assert_eq!(tokens, most);
+        let (tokens, targets) = (&prompt(2, len)[..len - 1], &prompt(2, len)[1..]);
+        if tokens.is_empty() {
+            continue;
+        }
+        let spans = [Span { start: 0, len: tokens.len() }];
+        let mut workspace = Workspace::new(world.cpu.clone(), DType::F32);
+        let nats = world.model.loss_rows(&mut workspace, tokens, targets, &spans);
+        for (nats, told) in nats.iter().zip(&told) {
+            assert!((nats + told.chosen).abs() < 2e-5, "{nats} {}", told.chosen);
+            assert_eq!(told.top.len(), 2);
+        }
+    }
+}
+
+/// Answers with adapters, beside others without, are those of a generator that has nothing else.
+#[test]
+fn adapters_are_models_of_their_own() {
+    let world = World::new();
+    let other = World {
+        model: World::model(8),
+        tokenizer: world.tokenizer.clone(),
+        cpu: world.cpu.clone(),
+    };
+    let generator = world.start(Options { adapters: vec![other.model.clone()], ..world.options() });
+    let both = requests().into_iter().flat_map(|r| [Request { adapter: 1, ..r.clone() }, r]);
+    let answers = generator.complete(both).unwrap();
+    for (pair, request) in answers.chunks(2).zip(requests()) {
+        assert_eq!(essence(&pair[0]), essence(&other.one(request.clone())));
+        assert_eq!(essence(&pair[1]), essence(&world.one(request)));
+    }
+    let unknown = generator.submit(Request { prompt: vec![1], adapter: 2, ..Request::default() });
+    assert!(matches!(unknown, Err(GenerateError::UnknownAdapter(2))));
+}
+
+#[test]
+fn what_is_remembered_is_its_owners() {
+    let world = World::new();
+    let generator = world.start(world.options());
+    let ask = |owner| Request {
+        prompt: prompt(1, 150),
+        max_tokens: Some(2),
+        owner,
+        ..Request::default()
+    };
+    let remembered = |owner| {
+        let answer = generator.submit(ask(owner)).unwrap().wait().unwrap();
+        answer.usage.remembered
+    };
+    assert_eq!([remembered(1), remembered(2), remembered(1), remembered(2)], [0, 0, 149, 149]);
+    // Those who ask the same at the same time compute it once.
+    let answers = generator.complete((0..8).map(|_| ask(3))).unwrap();
+    let computed: usize = answers.iter().map(|a| a.usage.prompt - a.usage.remembered).sum();
+    assert_eq!(computed, 150 + 7);
 }

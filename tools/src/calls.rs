@@ -1,0 +1,198 @@
+//! The forms in which models write calls of tools. A model's chat template shows which one it learned.
+
+mod pythonic;
+mod xml;
+
+use model::message::ToolCall;
+use serde_json::{Value, json};
+
+/// A form of calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Of Hermes and Qwen: `<tool_call>{"name": …, "arguments": …}</tool_call>`.
+    Tags,
+    /// Of Qwen3-Coder: `<tool_call><function=…><parameter=…>…</parameter></function></tool_call>`.
+    Xml,
+    /// Of Llama 3, the whole message: `{"name": …, "parameters": …}`, perhaps after `<|python_tag|>`.
+    Llama,
+    /// Of Mistral: `[TOOL_CALLS][{"name": …, "arguments": …}]`, later `[TOOL_CALLS]name[ARGS]{…}`.
+    Mistral,
+    /// Of Llama 4, the whole message: `[name(key="value"), …]`, perhaps after `<|python_start|>`.
+    Pythonic,
+}
+
+impl Format {
+    /// The form that a chat template, Jinja's source, writes.
+    pub fn of(template: &str) -> Format {
+        let has = |text: &str| template.contains(text);
+        if has("<tool_call>") && has("<function=") {
+            Format::Xml
+        } else if has("<tool_call>") {
+            Format::Tags
+        } else if has("[TOOL_CALLS]") {
+            Format::Mistral
+        } else if has("<|python_start|>") || has("func_name1(") {
+            Format::Pythonic
+        } else if has("<|python_tag|>") || has("\"parameters\": ") {
+            Format::Llama
+        } else {
+            Format::Tags
+        }
+    }
+
+    /// What begins a call.
+    pub fn open(self) -> &'static str {
+        match self {
+            Format::Tags | Format::Xml => "<tool_call>",
+            Format::Llama => "<|python_tag|>",
+            Format::Mistral => "[TOOL_CALLS]",
+            Format::Pythonic => "<|python_start|>",
+        }
+    }
+
+    /// What ends it, if it isn't the end of the message.
+    pub fn close(self) -> Option<&'static str> {
+        match self {
+            Format::Tags | Format::Xml => Some("</tool_call>"),
+            Format::Pythonic => Some("<|python_end|>"),
+            Format::Llama | Format::Mistral => None,
+        }
+    }
+
+    /// What begins a message that is a call from its first character on.
+    pub fn bare(self) -> Option<char> {
+        match self {
+            Format::Tags | Format::Xml | Format::Mistral => None,
+            Format::Llama => Some('{'),
+            Format::Pythonic => Some('['),
+        }
+    }
+
+    /// The calls in what stands between; `None` if it can't be read. `tools`: definitions in OpenAI's layout, for types
+    /// that the form doesn't show.
+    pub fn read(self, body: &str, tools: Option<&Value>) -> Option<Vec<ToolCall>> {
+        let body = body.trim();
+        match self {
+            Format::Xml if body.starts_with("<function=") => xml::read(body, tools),
+            Format::Tags | Format::Xml => Some(vec![serde_json::from_str(body).ok()?]),
+            Format::Llama => several(body),
+            Format::Mistral => match body.starts_with('[') {
+                true => serde_json::from_str(body).ok().filter(|calls: &Vec<_>| !calls.is_empty()),
+                false => named(body),
+            },
+            Format::Pythonic => pythonic::read(body),
+        }
+    }
+
+    /// The JSON schema of a call, by name of a tool and schema of its arguments; `None` where calls aren't JSON.
+    pub fn schema(self, name: &str, arguments: &Value) -> Option<Value> {
+        let key = match self {
+            Format::Tags | Format::Mistral => "arguments",
+            Format::Llama => "parameters",
+            Format::Xml | Format::Pythonic => return None,
+        };
+        Some(json!({
+            "type": "object",
+            "properties": {"name": {"const": name}, key: arguments},
+            "required": ["name", key],
+            "additionalProperties": false,
+        }))
+    }
+}
+
+/// Llama's: objects, one after the other, perhaps with `;` between them.
+fn several(body: &str) -> Option<Vec<ToolCall>> {
+    let mut calls = Vec::new();
+    let mut rest = body;
+    while !rest.is_empty() {
+        let mut stream = serde_json::Deserializer::from_str(rest).into_iter::<Value>();
+        let mut call = stream.next()?.ok()?;
+        let after = stream.byte_offset();
+        let object = call.as_object_mut()?;
+        if let Some(parameters) = object.remove("parameters") {
+            object.insert("arguments".into(), parameters);
+        }
+        calls.push(serde_json::from_value(call).ok()?);
+        rest = rest.get(after..)?.trim_start_matches(|c: char| c == ';' || c.is_whitespace());
+    }
+    (!calls.is_empty()).then_some(calls)
+}
+
+/// Mistral's later one: a name, perhaps the call's, and an object.
+fn named(body: &str) -> Option<Vec<ToolCall>> {
+    let (name, arguments) = body.split_at(body.find('{')?);
+    let name = name.trim_end().trim_end_matches("[ARGS]");
+    let name = name.split("[CALL_ID]").next().unwrap_or_default().trim();
+    let arguments: Value = serde_json::from_str(arguments).ok()?;
+    let simple = |c: char| c.is_alphanumeric() || "_-.".contains(c);
+    let is_name = !name.is_empty() && name.chars().all(simple);
+    is_name.then(|| vec![ToolCall { name: name.into(), arguments }])
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn call(name: &str, arguments: Value) -> ToolCall {
+        ToolCall { name: name.into(), arguments }
+    }
+
+    #[test]
+    fn reads_what_models_write() {
+        let weather = || call("weather", json!({"city": "Paris"}));
+        let time = || call("time", json!({}));
+        for (format, body, calls) in [
+            (
+                Format::Tags,
+                r#"{"name": "weather", "arguments": {"city": "Paris"}}"#,
+                vec![weather()],
+            ),
+            (
+                Format::Llama,
+                r#"{"name": "weather", "parameters": {"city": "Paris"}}"#,
+                vec![weather()],
+            ),
+            (
+                Format::Llama,
+                r#"{"name": "weather", "parameters": {"city": "Paris"}}; {"name": "time", "parameters": {}}"#,
+                vec![weather(), time()],
+            ),
+            (
+                Format::Mistral,
+                r#" [{"name": "weather", "arguments": {"city": "Paris"}}, {"name": "time", "arguments": {}}]"#,
+                vec![weather(), time()],
+            ),
+            (Format::Mistral, r#"weather[ARGS]{"city": "Paris"}"#, vec![weather()]),
+            (Format::Mistral, r#"weather[CALL_ID]a1b2[ARGS]{"city": "Paris"}"#, vec![weather()]),
+            (Format::Pythonic, r#"[weather(city="Paris"), time()]"#, vec![weather(), time()]),
+        ] {
+            assert_eq!(format.read(body, None).as_ref(), Some(&calls), "{format:?} {body}");
+        }
+        for (format, body) in [
+            (Format::Tags, "{"),
+            (Format::Llama, r#"{"name": 1}"#),
+            (Format::Llama, "print(1)"),
+            (Format::Llama, ""),
+            (Format::Mistral, "[]"),
+            (Format::Mistral, "two words{}"),
+            (Format::Mistral, "{}"),
+        ] {
+            assert_eq!(format.read(body, None), None, "{format:?} {body}");
+        }
+    }
+
+    #[test]
+    fn templates_show_their_form() {
+        for (template, format) in [
+            (model::template::CHATML, Format::Tags),
+            ("{{- '[TOOL_CALLS] [' }}", Format::Mistral),
+            ("{{- '<|python_tag|>' + builtin }}", Format::Llama),
+            ("Return calls as [func_name1(params_name1=value)]", Format::Pythonic),
+            ("<tool_call>\n<function=' + name", Format::Xml),
+            ("{{ messages }}", Format::Tags),
+        ] {
+            assert_eq!(Format::of(template), format);
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Answers of a given form: JSON by a schema, a regular expression, a grammar. Which tokens can come next is
+//! worked out by llguidance.
+
+use std::sync::Arc;
+
+use llguidance::api::TopLevelGrammar;
+use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
+use llguidance::{Matcher, ParserFactory};
+use model::constraint::Constraint;
+use model::tokenizer::Tokenizer;
+use serde_json::{Value, json};
+
+/// What an answer is to be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Form {
+    /// JSON by a schema.
+    Json(Value),
+    /// A regular expression, in the syntax of the crate `regex`.
+    Regex(String),
+    /// A grammar in Lark's syntax, as llguidance reads it.
+    Lark(String),
+}
+
+/// Compiles forms for a tokenizer.
+pub struct Grammars {
+    factory: ParserFactory,
+    /// Tokens that end an answer; the first one stands for all.
+    stops: Arc<[u32]>,
+}
+
+impl Grammars {
+    /// For a model of `vocab` tokens, whose answers end with one of `stops`.
+    ///
+    /// # Errors
+    /// In words, if there is none.
+    pub fn new(tokenizer: &Tokenizer, vocab: usize, stops: &[u32]) -> Result<Grammars, String> {
+        let Some(&end) = stops.first() else { return Err("no token ends an answer".into()) };
+        // Control tokens are apart from the text that they look like.
+        let word = |id: u32| match tokenizer.special_name(id) {
+            Some(name) => [&[TokTrie::SPECIAL_TOKEN_MARKER], name.as_bytes()].concat(),
+            None => tokenizer.token_bytes(id).unwrap_or_default().to_vec(),
+        };
+        let words: Vec<Vec<u8>> = (0..vocab as u32).map(word).collect();
+        let trie = TokTrie::from(&TokRxInfo::new(vocab as u32, end), &words);
+        let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+        let mut factory = ParserFactory::new_simple(&environment).map_err(|e| e.to_string())?;
+        factory.quiet();
+        factory.limits_mut().verbose_errors = false;
+        Ok(Grammars { factory, stops: stops.into() })
+    }
+
+    /// What keeps an answer to a form.
+    ///
+    /// # Errors
+    /// What is wrong with the form, or too much, in words.
+    pub fn constraint(&self, form: &Form) -> Result<Box<dyn Constraint>, String> {
+        let grammar = match form.clone() {
+            Form::Json(schema) => TopLevelGrammar::from_json_schema(bounded(schema)),
+            Form::Regex(text) => TopLevelGrammar::from_regex(&text),
+            Form::Lark(text) => TopLevelGrammar::from_lark(text),
+        };
+        let parser = self.factory.create_parser(grammar).map_err(|e| e.to_string())?;
+        Ok(Box::new(Grammar { matcher: Matcher::new(Ok(parser)), stops: self.stops.clone() }))
+    }
+}
+
+/// The schema with little white space between its tokens: some models would go on with it for ever.
+pub(crate) fn bounded(mut schema: Value) -> Value {
+    if let Value::Object(schema) = &mut schema {
+        let pattern = json!({"whitespace_pattern": r"\x0A\x20{0,32}|\x20"});
+        schema.entry("x-guidance").or_insert(pattern);
+    }
+    schema
+}
+
+/// An answer on its way through a form.
+struct Grammar {
+    matcher: Matcher,
+    stops: Arc<[u32]>,
+}
+
+impl std::fmt::Debug for Grammar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Grammar")
+    }
+}
+
+impl Constraint for Grammar {
+    fn mask(&mut self, logits: &mut [f32]) -> Result<(), String> {
+        let allowed = self.matcher.compute_mask_or_eos().map_err(|e| e.to_string())?;
+        let is = |id: usize| id < allowed.len() && allowed.get(id);
+        let over = is(self.stops[0] as usize);
+        for (id, logit) in logits.iter_mut().enumerate() {
+            if !(is(id) || over && self.stops.contains(&(id as u32))) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, id: u32) -> Result<(), String> {
+        match self.stops.contains(&id) {
+            true => Ok(()),
+            false => self.matcher.consume_token(id).map_err(|e| e.to_string()),
+        }
+    }
+
+    fn copy(&self) -> Box<dyn Constraint> {
+        Box::new(Grammar { matcher: self.matcher.deep_clone(), stops: self.stops.clone() })
+    }
+}
+
+/// What allows everything until reasoning has ended.
+#[derive(Clone, Debug)]
+pub(crate) struct AfterThinking {
+    pub(crate) form: Box<dyn Constraint>,
+    pub(crate) tokenizer: Arc<Tokenizer>,
+    /// The last bytes, as long as it thinks.
+    pub(crate) thinking: Option<Vec<u8>>,
+}
+
+impl Constraint for AfterThinking {
+    fn mask(&mut self, logits: &mut [f32]) -> Result<(), String> {
+        match self.thinking {
+            Some(_) => Ok(()),
+            None => self.form.mask(logits),
+        }
+    }
+
+    fn take(&mut self, id: u32) -> Result<(), String> {
+        let Some(bytes) = &mut self.thinking else { return self.form.take(id) };
+        const END: &[u8] = b"</think>";
+        bytes.extend(self.tokenizer.token_bytes(id).unwrap_or_default());
+        if bytes.windows(END.len()).any(|w| w == END) {
+            self.thinking = None;
+        } else {
+            bytes.drain(..bytes.len().saturating_sub(END.len()));
+        }
+        Ok(())
+    }
+
+    fn copy(&self) -> Box<dyn Constraint> {
+        Box::new(self.clone())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use model::tokenizer::TrainOptions;
+
+    const END: u32 = 256;
+
+    fn tokenizer() -> Tokenizer {
+        let options = TrainOptions {
+            vocab_size: 300,
+            special_tokens: vec!["<end>".into()],
+            ..TrainOptions::default()
+        };
+        Tokenizer::train([r#"{"name": "a"}"#; 4], &options, &mut |_| {}).unwrap()
+    }
+
+    /// What comes of always taking one of the allowed tokens, by a number each.
+    fn walk(
+        constraint: &mut dyn Constraint,
+        tokenizer: &Tokenizer,
+        picks: &[usize],
+    ) -> Option<String> {
+        let mut tokens = Vec::new();
+        for pick in picks {
+            let mut logits = vec![0f32; 310];
+            constraint.mask(&mut logits).unwrap();
+            let allowed: Vec<u32> = (0..310).filter(|i| logits[*i as usize] == 0.0).collect();
+            let id = allowed[pick % allowed.len()];
+            constraint.take(id).unwrap();
+            if id == END {
+                return Some(tokenizer.decode(&tokens));
+            }
+            tokens.push(id);
+        }
+        None
+    }
+
+    proptest::proptest! {
+        /// Whatever is chosen among what is allowed, what ends is of the form.
+        #[test]
+        fn what_ends_is_of_the_form(picks in proptest::collection::vec(0usize..1000, 300)) {
+            let tokenizer = tokenizer();
+            let grammars = Grammars::new(&tokenizer, 310, &[END]).unwrap();
+            let schema = json!({
+                "type": "object", "properties": {"n": {"type": "integer"}, "s": {"enum": ["a", "b"]}},
+                "required": ["n", "s"], "additionalProperties": false
+            });
+            let mut constraint = grammars.constraint(&Form::Json(schema)).unwrap();
+            if let Some(text) = walk(&mut *constraint.copy(), &tokenizer, &picks) {
+                let value: Value = serde_json::from_str(&text).unwrap();
+                assert!(value["n"].is_i64() || value["n"].is_u64() || value["n"].is_f64(), "{text}");
+                assert!(value["s"] == "a" || value["s"] == "b", "{text}");
+            }
+            // A copy leaves the first one where it was.
+            let again = walk(&mut *constraint.copy(), &tokenizer, &picks);
+            proptest::prop_assert_eq!(again, walk(&mut *constraint, &tokenizer, &picks));
+            let mut constraint = grammars.constraint(&Form::Regex("[a-c]{2}-(x|yy)".into())).unwrap();
+            let text = walk(&mut *constraint, &tokenizer, &picks).unwrap();
+            let (a, b) = text.split_once('-').unwrap();
+            assert!(a.len() == 2 && a.bytes().all(|c| (b'a'..=b'c').contains(&c)), "{text}");
+            assert!(b == "x" || b == "yy", "{text}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let tokenizer = tokenizer();
+        assert!(Grammars::new(&tokenizer, 310, &[]).is_err());
+        let grammars = Grammars::new(&tokenizer, 310, &[END]).unwrap();
+        for form in [
+            Form::Regex("(".into()),
+            Form::Lark("start: nowhere".into()),
+            Form::Json(json!({"type": "nothing"})),
+        ] {
+            assert!(grammars.constraint(&form).is_err(), "{form:?}");
+        }
+        // Nothing but special tokens: control is no text.
+        let mut constraint = grammars.constraint(&Form::Lark("start: <[256]>".into())).unwrap();
+        let mut logits = vec![0f32; 310];
+        constraint.mask(&mut logits).unwrap();
+        assert_eq!(logits.iter().filter(|x| **x == 0.0).count(), 1);
+    }
+
+    #[test]
+    fn thinking_is_free() {
+        let tokenizer = Arc::new(tokenizer());
+        let grammars = Grammars::new(&tokenizer, 310, &[END]).unwrap();
+        let form = grammars.constraint(&Form::Regex("ok".into())).unwrap();
+        let mut after =
+            AfterThinking { form, tokenizer: tokenizer.clone(), thinking: Some(vec![]) };
+        let free = |c: &mut AfterThinking| {
+            let mut logits = vec![0f32; 310];
+            c.mask(&mut logits).unwrap();
+            logits.iter().all(|x| *x == 0.0)
+        };
+        for id in tokenizer.encode("Hm.</think>") {
+            assert!(free(&mut after));
+            after.take(id).unwrap();
+        }
+        assert!(!free(&mut after));
+    }
+}
