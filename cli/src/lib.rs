@@ -14,6 +14,8 @@ mod interrupt;
 mod prepare;
 mod progress;
 pub mod recipe;
+#[cfg(feature = "serve")]
+mod replay;
 mod samples;
 mod score;
 #[cfg(feature = "serve")]
@@ -65,6 +67,9 @@ enum Command {
     /// A model behind OpenAI's API, for many at a time.
     #[cfg(feature = "serve")]
     Serve(serve::ServeArgs),
+    /// An answer of the server once more, from its receipt: the same bytes, or what isn't the same.
+    #[cfg(feature = "serve")]
+    Replay(replay::ReplayArgs),
     /// A model for other programs: a directory of safetensors, or a GGUF file.
     Export(export::ExportArgs),
     /// Where something is from: the stages, texts, recipe and code behind a run, a model, a report.
@@ -122,6 +127,8 @@ fn run(command: &Command, common: &Common) -> Result<Value, Failure> {
         Command::Score(args) => score::score(args, common),
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::serve(args, common),
+        #[cfg(feature = "serve")]
+        Command::Replay(args) => replay::replay(args, common),
         Command::Export(args) => export::export(args, common),
         Command::Show(args) => show::show(args, common),
         Command::Bench(BenchCommand::Train(args)) => {

@@ -18,35 +18,42 @@ use crate::generate::failure;
 use crate::interrupt;
 use crate::progress::count;
 
-/// Arguments of `serve`.
-#[derive(Args, Debug)]
-pub struct ServeArgs {
+/// What is served.
+#[derive(Args, Clone, Debug)]
+pub struct ServedArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Address to listen on. Where others can reach it, give --keys.
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
-    listen: SocketAddr,
     /// The model's name in the API [default: the last part of its path].
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// Another model of the API: this one with the adapter in a folder.
     #[arg(long, value_name = "NAME=DIR", value_parser = also)]
     also: Vec<(String, PathBuf)>,
+    /// Longest conversation, tokens; not more than the model's own.
+    #[arg(long, default_value_t = 8192, value_name = "N")]
+    context: usize,
+    /// What keys and values are stored as: f32, f16, bf16, q8 [default: f16, or f32 if weights are].
+    #[arg(long, value_name = "TYPE")]
+    pub kv: Option<KvType>,
+}
+
+/// Arguments of `serve`.
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    served: ServedArgs,
+    /// Address to listen on. Where others can reach it, give --keys.
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
     /// Answers that are computed at a time.
     #[arg(long, default_value_t = 16, value_name = "N")]
     sequences: usize,
     /// Answers that may wait for their turn; who asks then is told to come again (503).
     #[arg(long, default_value_t = 64, value_name = "N")]
     queue: usize,
-    /// Longest conversation, tokens; not more than the model's own.
-    #[arg(long, default_value_t = 8192, value_name = "N")]
-    context: usize,
     /// Tokens of all conversations together for which memory is taken [default: full contexts, up to 32,768 in all].
     #[arg(long, value_name = "N")]
     tokens: Option<usize>,
-    /// What keys and values are stored as: f32, f16, bf16, q8 [default: f16, or f32 if weights are].
-    #[arg(long, value_name = "TYPE")]
-    kv: Option<KvType>,
     /// A file of API keys: who has none is refused.
     #[arg(long, value_name = "FILE")]
     keys: Option<PathBuf>,
@@ -66,6 +73,62 @@ fn also(text: &str) -> Result<(String, PathBuf), String> {
     }
 }
 
+impl ServedArgs {
+    /// The models, loaded. `change` sets the engine's options.
+    ///
+    /// # Errors
+    /// What can't be read.
+    pub fn start(
+        &self,
+        settings: Settings,
+        common: &Common,
+        change: impl FnOnce(&mut Options),
+    ) -> Result<(Arc<App>, Options), Failure> {
+        let cpu = common.cpu();
+        let mut loaded = self.model.load(&cpu)?;
+        loaded.transformer.limit_context(self.context);
+        let kv = self.kv.unwrap_or_else(|| loaded.transformer.kv_type());
+        let mut options = Options::new(loaded.transformer.config(), 1);
+        options = Options { exact: self.model.exact, kv, ..options };
+        let mut templates = Vec::new();
+        for (_, dir) in &self.also {
+            let (transformer, template) = loaded.adapted(dir).map_err(Failure::invalid)?;
+            options.adapters.push(Arc::new(transformer));
+            templates.push(template);
+        }
+        change(&mut options);
+        let mut hashes = vec![store::hash_path(&loaded.path)?.to_string()];
+        for dir in &self.model.adapters {
+            hashes.push(store::hash_path(dir)?.to_string());
+        }
+        // Of the model alone, or of it and what is put to it.
+        let hash = |hashes: &[String]| match hashes {
+            [one] => one.clone(),
+            several => store::hash_bytes(several.join(" ").as_bytes()).to_string(),
+        };
+        let name = self.name.clone().unwrap_or_else(|| {
+            let stem = self.model.model.file_stem().map(|s| s.to_string_lossy().into_owned());
+            stem.unwrap_or_else(|| "model".into())
+        });
+        let assistant = Assistant::start(loaded, cpu, options.clone()).map_err(failure)?;
+        let mut others: Vec<Served> = Vec::new();
+        for (i, ((name, dir), template)) in self.also.iter().zip(templates).enumerate() {
+            let with = [&hashes[..], &[store::hash_path(dir)?.to_string()]].concat();
+            let assistant = assistant.with_adapter(i + 1, template);
+            others.push(Served { name: name.clone(), hash: hash(&with), assistant });
+        }
+        let model = Served { name, hash: hash(&hashes), assistant };
+        let mut names: Vec<&str> = others.iter().chain([&model]).map(|m| m.name.as_str()).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Failure::invalid(format!("two models are named {:?}", twice[0]))
+                .hint("--name and --also name them."));
+        }
+        let engine = json!({"kv": kv.name(), "exact": self.model.exact});
+        Ok((App::new(model, others, Settings { engine, ..settings }), options))
+    }
+}
+
 /// Serves a model.
 ///
 /// # Errors
@@ -80,45 +143,21 @@ pub fn serve(args: &ServeArgs, common: &Common) -> Result<Value, Failure> {
     }
     let keys = args.keys.as_deref().map(Keys::read).transpose().map_err(Failure::invalid)?;
     let (open, public) = (keys.is_none(), !args.listen.ip().is_loopback());
-    let cpu = common.cpu();
-    let mut loaded = args.model.load(&cpu)?;
-    loaded.transformer.limit_context(args.context);
-    let kv = args.kv.unwrap_or_else(|| loaded.transformer.kv_type());
-    let places = args.sequences.max(1) + args.queue;
-    let mut options = Options::new(loaded.transformer.config(), args.sequences.max(1));
-    options = Options { exact: args.model.exact, kv, queue: places, ..options };
-    options.tokens = args.tokens.unwrap_or(options.tokens);
-    let hash = store::hash_path(&loaded.path)?.to_string();
-    let name = args.name.clone().unwrap_or_else(|| {
-        let stem = args.model.model.file_stem().map(|s| s.to_string_lossy().into_owned());
-        stem.unwrap_or_else(|| "model".into())
-    });
-    let (tokens, sequences) = (options.tokens, options.sequences);
-    let mut templates = Vec::new();
-    for (_, dir) in &args.also {
-        let (transformer, template) = loaded.adapted(dir).map_err(Failure::invalid)?;
-        options.adapters.push(Arc::new(transformer));
-        templates.push(template);
-    }
-    let assistant = Assistant::start(loaded, cpu, options).map_err(failure)?;
-    let mut others = Vec::new();
-    for (i, ((name, dir), template)) in args.also.iter().zip(templates).enumerate() {
-        let with = store::hash_bytes(format!("{hash} {}", store::hash_path(dir)?).as_bytes());
-        others.push(Served {
-            name: name.clone(),
-            fingerprint: with.to_string()[..16].to_string(),
-            assistant: assistant.with_adapter(i + 1, template),
-        });
-    }
-    let model = Served { name: name.clone(), fingerprint: hash[..16].to_string(), assistant };
+    let sequences = args.sequences.max(1);
+    let places = sequences + args.queue;
     let limits = Limits { places, ..Limits::default() };
-    let settings = Settings { keys, hosts: args.hosts.clone(), limits };
-    let app = App::new(model, others, settings);
+    let settings = Settings { keys, hosts: args.hosts.clone(), limits, ..Settings::default() };
+    let (app, options) = args.served.start(settings, common, |options| {
+        let full = options.tokens.saturating_mul(sequences);
+        options.tokens = args.tokens.unwrap_or(full.min(options.tokens.max(32_768)));
+        (options.sequences, options.queue) = (sequences, places);
+    })?;
     let _graceful = interrupt::graceful();
     let listening = |at: SocketAddr| {
         eprintln!(
-            "{name}: {sequences} answers at a time, {} tokens of context in all",
-            count(tokens as u64)
+            "{}: {sequences} answers at a time, {} tokens of context in all",
+            app.names().join(", "),
+            count(options.tokens as u64)
         );
         if open && public {
             eprintln!(
@@ -127,7 +166,7 @@ pub fn serve(args: &ServeArgs, common: &Common) -> Result<Value, Failure> {
         }
         eprintln!("http://{at}/v1 is OpenAI's API; Ctrl-C ends it when all answers are given");
     };
-    let served = serve::serve(app, args.listen, listening, interrupt::requested);
+    let served = serve::serve(app.clone(), args.listen, listening, interrupt::requested);
     served.map_err(|e| Failure::failed(format!("{}: {e}", args.listen)))?;
     Ok(json!({"stopped": true}))
 }

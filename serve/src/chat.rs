@@ -18,19 +18,31 @@ use crate::answer::{Ask, End, Piece, Whole, whole};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::guard::Caller;
+use crate::receipt::Receipt;
 use crate::stream::{Streamed, stream};
 
+/// Where it is.
+pub const PATH: &str = "/v1/chat/completions";
+
 /// What a request for an answer asks for.
-struct Asked {
-    asks: Vec<Ask>,
-    model: usize,
+pub struct Asked {
+    /// The answers.
+    pub asks: Vec<Ask>,
+    /// Which of the models.
+    pub model: usize,
+    /// Whether the receipt is to have the request.
+    full: bool,
     stream: bool,
     /// Whether a stream ends with what it cost.
     usage: bool,
     logprobs: bool,
 }
 
-fn read(app: &App, caller: &Caller, body: &Bytes) -> Result<Asked, ApiError> {
+/// Reads a request.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn read(app: &App, caller: &Caller, body: &Bytes) -> Result<Asked, ApiError> {
     let mut f = Fields::read(body)?;
     let model = app.find(f.take("model")?)?;
     let assistant = &app.models[model].assistant;
@@ -75,7 +87,7 @@ fn read(app: &App, caller: &Caller, body: &Bytes) -> Result<Asked, ApiError> {
     let n = f.answers(app.limits.answers.min(app.limits.places))?;
     let mut sampling = f.sampling(app.vocab, app.fresh())?;
     sampling.logprobs = logprobs.then_some(likeliest.unwrap_or(0));
-    let priority = f.priority()?;
+    let (priority, full) = (f.priority()?, f.full_receipt()?);
     let settings = Settings { sampling, max_tokens: most, stop: f.stop()? };
     let ignore_eos = f.take("ignore_eos")?.unwrap_or(false);
     let mut request = assistant.next_message(&messages, tools.as_ref(), &settings)?;
@@ -96,6 +108,7 @@ fn read(app: &App, caller: &Caller, body: &Bytes) -> Result<Asked, ApiError> {
     Ok(Asked {
         asks: ask.times(n),
         model,
+        full,
         stream,
         usage: options["include_usage"] == true,
         logprobs,
@@ -150,10 +163,12 @@ pub async fn chat(
 ) -> Result<Response, ApiError> {
     let asked = read(&app, &caller, &body)?;
     let seed = asked.asks.first().map_or(0, |ask| ask.request.sampling.seed);
+    let mut receipt = Receipt::new(&app, PATH, asked.model, &asked.asks, &body, asked.full);
     let answers = app.start_all(asked.model, asked.asks)?;
     let about = app.about("chatcmpl", asked.model, seed);
     if asked.stream {
-        let form = Chunks { about, usage: asked.usage, logprobs: asked.logprobs, app: app.clone() };
+        let (usage, logprobs) = (asked.usage, asked.logprobs);
+        let form = Chunks { about, usage, logprobs, receipt, app: app.clone() };
         return Ok(stream(answers, form));
     }
     let (mut choices, mut usage) = (Vec::new(), Usage::default());
@@ -174,12 +189,14 @@ pub async fn chat(
         choices.push(json!({
             "index": index, "message": message, "logprobs": logprobs, "finish_reason": end.reason
         }));
+        receipt.add(index, &end);
         add(&mut usage, &end.usage, index);
     }
     let mut value = about;
     value["object"] = "chat.completion".into();
     value["choices"] = choices.into();
     value["usage"] = cost(&usage);
+    value["receipt"] = json!(receipt);
     Ok(Json(value).into_response())
 }
 
@@ -222,6 +239,7 @@ struct Chunks {
     about: Value,
     usage: bool,
     logprobs: bool,
+    receipt: Receipt,
     app: Arc<App>,
 }
 
@@ -266,7 +284,9 @@ impl Streamed for Chunks {
     }
 
     fn end(&self, index: usize, end: &End) -> Value {
-        self.chunk(index, json!({}), json!([]), end.reason.into())
+        let mut value = self.chunk(index, json!({}), json!([]), end.reason.into());
+        value["receipt"] = json!(self.receipt.of(index, end));
+        value
     }
 
     fn usage(&self, usage: &Usage) -> Option<Value> {

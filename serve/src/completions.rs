@@ -19,6 +19,7 @@ use crate::chat::{add, cost};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::guard::Caller;
+use crate::receipt::Receipt;
 use crate::stream::{Streamed, stream};
 
 /// Most prompts of a request.
@@ -34,9 +35,17 @@ enum Prompt {
     ManyTokens(Vec<Vec<u32>>),
 }
 
-struct Asked {
-    asks: Vec<Ask>,
-    model: usize,
+/// Where it is.
+pub const PATH: &str = "/v1/completions";
+
+/// What a request for continuations asks for.
+pub struct Asked {
+    /// The answers, those to a prompt side by side.
+    pub asks: Vec<Ask>,
+    /// Which of the models.
+    pub model: usize,
+    /// Whether the receipt is to have the request.
+    full: bool,
     /// Answers to each prompt.
     n: usize,
     stream: bool,
@@ -46,7 +55,11 @@ struct Asked {
     echo: Option<Vec<Vec<u32>>>,
 }
 
-fn read(app: &App, caller: &Caller, body: &Bytes) -> Result<Asked, ApiError> {
+/// Reads a request.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn read(app: &App, caller: &Caller, body: &Bytes) -> Result<Asked, ApiError> {
     let mut f = Fields::read(body)?;
     let model = app.find(f.take("model")?)?;
     let assistant = &app.models[model].assistant;
@@ -66,7 +79,7 @@ fn read(app: &App, caller: &Caller, body: &Bytes) -> Result<Asked, ApiError> {
     sampling.logprobs = logprobs;
     let settings = Settings { sampling, max_tokens: most, stop: f.stop()? };
     let form = f.form()?;
-    let priority = f.priority()?;
+    let (priority, full) = (f.priority()?, f.full_receipt()?);
     let ignore_eos = f.take("ignore_eos")?.unwrap_or(false);
     let text = |text: &String| assistant.continuation(text, &settings);
     let tokens = |prompt: &Vec<u32>| Request {
@@ -103,6 +116,7 @@ fn read(app: &App, caller: &Caller, body: &Bytes) -> Result<Asked, ApiError> {
         echo: echo.then(prompts),
         asks,
         model,
+        full,
         n,
         stream,
         usage: options["include_usage"] == true,
@@ -119,26 +133,28 @@ pub async fn completions(
     Extension(caller): Extension<Caller>,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    let Asked { asks, model, n, stream: streamed, usage, logprobs, echo } =
+    let Asked { asks, model, full, n, stream: streamed, usage, logprobs, echo } =
         read(&app, &caller, &body)?;
     let seed = asks.first().map_or(0, |ask| ask.request.sampling.seed);
+    let receipt = Receipt::new(&app, PATH, model, &asks, &body, full);
     let answers = app.start_all(model, asks)?;
     let mut about = app.about("cmpl", model, seed);
     about["object"] = "text_completion".into();
-    let form = Chunks { about, usage, logprobs, echo, app: app.clone() };
+    let mut form = Chunks { about, usage, logprobs, echo, receipt, app: app.clone() };
     if streamed {
         return Ok(stream(answers, form));
     }
     let (mut choices, mut usage) = (Vec::new(), Usage::default());
     for (index, answer) in answers.into_iter().enumerate() {
         let Whole { end, told, prompt } = whole(answer).await?;
-        let prompt = form.echoed(index, &prompt);
-        let text = prompt.text + &end.message.content;
+        let Echoed { text, told: before } = form.echoed(index, &prompt);
+        let text = text + &end.message.content;
         let logprobs =
-            logprobs.then(|| told_of(&app, prompt.told.into_iter().chain(told.iter().map(some))));
+            logprobs.then(|| told_of(&app, before.into_iter().chain(told.iter().map(some))));
         choices.push(json!({
             "index": index, "text": text, "logprobs": logprobs, "finish_reason": end.reason
         }));
+        form.receipt.add(index, &end);
         // Each prompt counts once.
         let mut of = Usage::default();
         add(&mut of, &end.usage, index % n);
@@ -149,6 +165,7 @@ pub async fn completions(
     let mut about = form.about;
     about["choices"] = choices.into();
     about["usage"] = cost(&usage);
+    about["receipt"] = json!(form.receipt);
     Ok(Json(about).into_response())
 }
 
@@ -189,6 +206,7 @@ struct Chunks {
     usage: bool,
     logprobs: bool,
     echo: Option<Vec<Vec<u32>>>,
+    receipt: Receipt,
     app: Arc<App>,
 }
 
@@ -240,7 +258,9 @@ impl Streamed for Chunks {
     }
 
     fn end(&self, index: usize, end: &End) -> Value {
-        self.chunk(index, "", vec![], end.reason.into())
+        let mut value = self.chunk(index, "", vec![], end.reason.into());
+        value["receipt"] = json!(self.receipt.of(index, end));
+        value
     }
 
     fn usage(&self, usage: &Usage) -> Option<Value> {

@@ -138,6 +138,18 @@ impl Fields {
         }))
     }
 
+    /// Whether the receipt is to have the request.
+    ///
+    /// # Errors
+    /// If it is neither `"short"` nor `"full"`.
+    pub fn full_receipt(&mut self) -> Result<bool, ApiError> {
+        match self.take::<String>("receipt")?.as_deref() {
+            None | Some("short") => Ok(false),
+            Some("full") => Ok(true),
+            Some(_) => Err(ApiError::field("receipt", "it is \"short\" or \"full\"")),
+        }
+    }
+
     /// Strings that end an answer: one or several.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use crate::error::ApiError;
 const OWN: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
 /// Who asks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Caller {
     /// A number for each key; 0 where there are none.
     pub owner: u64,

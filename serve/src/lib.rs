@@ -15,6 +15,7 @@ mod fields;
 mod guard;
 mod keys;
 mod metrics;
+mod receipt;
 mod stream;
 
 use std::net::SocketAddr;
@@ -39,6 +40,7 @@ use answer::{Ask, Part};
 use error::ApiError;
 pub use keys::{KeyError, Keys};
 use metrics::Metrics;
+pub use receipt::{Receipt, ReplayError, Replayed, replay};
 
 /// What the server takes on.
 #[derive(Clone, Debug)]
@@ -61,8 +63,8 @@ impl Default for Limits {
 pub struct Served {
     /// Its name.
     pub name: String,
-    /// What tells it from others: a hash.
-    pub fingerprint: String,
+    /// What tells it from others: BLAKE3 of its files.
+    pub hash: String,
     /// What answers.
     pub assistant: Assistant,
 }
@@ -76,6 +78,8 @@ pub struct Settings {
     pub hosts: Vec<String>,
     /// What it takes on.
     pub limits: Limits,
+    /// How the engine is set where that changes answers, for receipts.
+    pub engine: Value,
 }
 
 /// What all requests share.
@@ -90,6 +94,8 @@ pub struct App {
     metrics: Metrics,
     /// Seconds since 1970.
     started: u64,
+    /// For receipts.
+    settings: Value,
     /// Requests so far: for their names.
     count: AtomicU64,
 }
@@ -102,7 +108,7 @@ impl App {
     /// A server's state. The queue of `model` has to have room for all [`Limits::places`]; `others` are the same
     /// with adapters ([`Assistant::with_adapter`]).
     pub fn new(model: Served, others: Vec<Served>, settings: Settings) -> Arc<App> {
-        let Settings { keys, hosts, limits } = settings;
+        let Settings { keys, hosts, limits, engine } = settings;
         Arc::new(App {
             vocab: model.assistant.vocab(),
             models: std::iter::once(model).chain(others).collect(),
@@ -112,6 +118,7 @@ impl App {
             limits,
             metrics: Metrics::default(),
             started: now(),
+            settings: engine,
             count: AtomicU64::new(0),
         })
     }
@@ -119,8 +126,8 @@ impl App {
     /// The paths.
     pub fn router(self: Arc<App>) -> Router {
         Router::new()
-            .route("/v1/chat/completions", post(chat::chat))
-            .route("/v1/completions", post(completions::completions))
+            .route(chat::PATH, post(chat::chat))
+            .route(completions::PATH, post(completions::completions))
             .route("/v1/models", get(models))
             .route("/metrics", get(metrics))
             .layer(DefaultBodyLimit::max(self.limits.body))
@@ -134,9 +141,13 @@ impl App {
     /// Which model is asked for; nobody has to say.
     fn find(&self, name: Option<String>) -> Result<usize, ApiError> {
         let Some(name) = name else { return Ok(0) };
-        let names = || self.models.iter().map(|m| m.name.as_str()).collect::<Vec<_>>().join(", ");
         let found = self.models.iter().position(|m| m.name == name);
-        found.ok_or_else(|| ApiError::no_model(&name, &names()))
+        found.ok_or_else(|| ApiError::no_model(&name, &self.names().join(", ")))
+    }
+
+    /// The names of the models.
+    pub fn names(&self) -> Vec<&str> {
+        self.models.iter().map(|m| m.name.as_str()).collect()
     }
 
     /// All models' tokenizer.
@@ -159,7 +170,7 @@ impl App {
             "object": Value::Null,
             "created": now(),
             "model": self.models[model].name,
-            "system_fingerprint": self.models[model].fingerprint,
+            "system_fingerprint": self.models[model].hash.get(..16),
             "seed": seed,
         })
     }

@@ -18,7 +18,7 @@ use model::tokenizer::{Tokenizer, TrainOptions};
 use model::transformer::Transformer;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use serve::{App, Keys, Limits, Served, Settings};
+use serve::{App, Keys, Limits, Receipt, ReplayError, Served, Settings};
 use tools::assistant::Assistant;
 
 /// A server of a tiny model with random weights, on a thread of its own.
@@ -28,7 +28,7 @@ struct Server {
 
 static NEVER: AtomicBool = AtomicBool::new(false);
 
-fn start(threads: usize, places: usize, keys: Option<Keys>) -> Server {
+fn app(threads: usize, places: usize, keys: Option<Keys>) -> Arc<App> {
     let options = TrainOptions {
         vocab_size: 300,
         special_tokens: SPECIAL.map(String::from).to_vec(),
@@ -57,13 +57,18 @@ fn start(threads: usize, places: usize, keys: Option<Keys>) -> Server {
     let cpu = Arc::new(Cpu::new(threads));
     let assistant =
         Assistant::new(Arc::new(model), tokenizer, Some(template), cpu, options).unwrap();
-    let model = Served { name: "tiny".into(), fingerprint: "0".into(), assistant };
+    let model = Served { name: "tiny".into(), hash: "0".repeat(64), assistant };
     let settings = Settings {
         keys,
         hosts: vec!["models.example".into()],
         limits: Limits { body: 100_000, answers: 4, places },
+        engine: json!({"kv": "f32", "exact": false}),
     };
-    let app = App::new(model, Vec::new(), settings);
+    App::new(model, Vec::new(), settings)
+}
+
+fn start(threads: usize, places: usize, keys: Option<Keys>) -> Server {
+    let app = app(threads, places, keys);
     let (tell, told) = channel();
     std::thread::spawn(move || {
         let listening = move |at| tell.send(at).unwrap();
@@ -329,6 +334,49 @@ fn answers_keep_to_their_form() {
             body["stream"] = false.into();
         }
     }
+}
+
+#[test]
+fn answers_can_be_made_again_from_their_receipts() {
+    let (server, other) = (start(2, 8, None), app(1, 8, None));
+    let mut body = question(3);
+    body["temperature"] = 1.2.into();
+    body.as_object_mut().unwrap().remove("seed");
+    body["n"] = 2.into();
+    body["receipt"] = "full".into();
+    let answer = server.ask(CHAT, body.clone());
+    let receipt = Receipt::read(&answer.to_string()).unwrap();
+    let replayed = serve::replay(&other, &receipt, None).unwrap();
+    assert_eq!(replayed.differences, [""; 0]);
+    let said = answer["choices"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["message"]["content"].as_str().unwrap());
+    assert_eq!(replayed.answers, said.collect::<Vec<_>>());
+
+    // The last chunk of a stream has one, too; whoever kept the request needs no more.
+    body["receipt"] = "short".into();
+    body["stream"] = true.into();
+    let chunks = server.stream(CHAT, &body);
+    let last = chunks.iter().rfind(|c| !c["receipt"].is_null()).unwrap();
+    let receipt = Receipt::read(&last.to_string()).unwrap();
+    assert!(matches!(serve::replay(&other, &receipt, None), Err(ReplayError::NoRequest)));
+    let replayed = serve::replay(&other, &receipt, Some(body.to_string().into_bytes())).unwrap();
+    assert_eq!((replayed.differences.len(), replayed.answers.len()), (0, 1));
+
+    // What isn't the same is told.
+    let mut forged = last["receipt"].clone();
+    forged["model_blake3"] = "1".into();
+    forged["answers"][0]["seed"] = 5.into();
+    let receipt = Receipt::read(&forged.to_string()).unwrap();
+    body["messages"][0]["content"] = "Other.".into();
+    let replayed = serve::replay(&other, &receipt, Some(body.to_string().into_bytes())).unwrap();
+    let told = replayed.differences.join("\n");
+    for what in ["request", "model", "prompt", "answer 1"] {
+        assert!(told.contains(what), "{what}: {told}");
+    }
+    assert!(Receipt::read("{}").is_err());
 }
 
 /// As lm-evaluation-harness asks for the likelihood of a continuation.

@@ -162,6 +162,11 @@ impl Assistant {
         }
     }
 
+    /// The Jinja source of its chat template.
+    pub fn template(&self) -> Option<&str> {
+        self.template.as_deref().map(ChatTemplate::source)
+    }
+
     /// Whether it answers messages, or only completes text.
     pub fn chats(&self) -> bool {
         self.template.is_some()

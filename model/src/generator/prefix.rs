@@ -106,7 +106,7 @@ impl Prefixes {
             }
             (None, None) => None,
         };
-        let rest = source.filter(|_| kv.len % PAGE > 0).map(|source| source[whole]);
+        let rest = source.filter(|_| !kv.len.is_multiple_of(PAGE)).map(|source| source[whole]);
         for &page in source.map_or(&[][..], |source| &source[..whole]) {
             let retained = pages.retain(page);
             debug_assert!(retained.is_ok(), "{retained:?}");
