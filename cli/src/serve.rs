@@ -8,7 +8,7 @@ use clap::Args;
 use compute::kv::KvType;
 use model::generator::Options;
 use serde_json::{Value, json};
-use serve::{App, Keys, Limits, Served, Settings};
+use serve::{App, Keys, Limits, PerMinute, Served, Settings, Tls};
 use tools::assistant::Assistant;
 
 use crate::common::Common;
@@ -60,6 +60,19 @@ pub struct ServeArgs {
     /// Makes a key for somebody, adds its hash to --keys, prints it once, and ends.
     #[arg(long, value_name = "NAME", requires = "keys")]
     new_key: Option<String>,
+    /// Requests of a key in a minute, or of everybody together where there are no keys; who asks for more is told to
+    /// come again (429). `requests-per-minute=N` behind a name in --keys is for that key instead.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    requests_per_minute: Option<u32>,
+    /// Tokens of prompts and answers in a minute, likewise (`tokens-per-minute=N`).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    tokens_per_minute: Option<u32>,
+    /// The server's certificate and those it leads to (PEM): TLS alone is spoken then.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's key (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// Another name that this machine is reached by, such as the proxy's before it.
     #[arg(long = "host", value_name = "NAME")]
     hosts: Vec<String>,
@@ -141,12 +154,19 @@ pub fn serve(args: &ServeArgs, common: &Common) -> Result<Value, Failure> {
         }
         return Ok(json!({"name": name, "key": key}));
     }
-    let keys = args.keys.as_deref().map(Keys::read).transpose().map_err(Failure::invalid)?;
+    let rates = PerMinute { requests: args.requests_per_minute, tokens: args.tokens_per_minute };
+    let keys = args.keys.as_deref().map(|path| Keys::read(path, rates));
+    let keys = keys.transpose().map_err(Failure::invalid)?;
+    let pair = args.tls_cert.as_deref().zip(args.tls_key.as_deref());
+    let tls = pair.map(|(certificate, key)| Tls::read(certificate, key));
+    let tls = tls.transpose().map_err(Failure::invalid)?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let (open, public) = (keys.is_none(), !args.listen.ip().is_loopback());
     let sequences = args.sequences.max(1);
     let places = sequences + args.queue;
     let limits = Limits { places, ..Limits::default() };
-    let settings = Settings { keys, hosts: args.hosts.clone(), limits, ..Settings::default() };
+    let settings =
+        Settings { keys, rates, hosts: args.hosts.clone(), limits, ..Settings::default() };
     let (app, options) = args.served.start(settings, common, |options| {
         let full = options.tokens.saturating_mul(sequences);
         options.tokens = args.tokens.unwrap_or(full.min(options.tokens.max(32_768)));
@@ -164,9 +184,9 @@ pub fn serve(args: &ServeArgs, common: &Common) -> Result<Value, Failure> {
                 "   note: everybody who can reach this machine can ask; --keys FILE and --new-key NAME change that"
             );
         }
-        eprintln!("http://{at}/v1 is OpenAI's API; Ctrl-C ends it when all answers are given");
+        eprintln!("{scheme}://{at}/v1 is OpenAI's API; Ctrl-C ends it when all answers are given");
     };
-    let served = serve::serve(app.clone(), args.listen, listening, interrupt::requested);
+    let served = serve::serve(app.clone(), args.listen, tls, listening, interrupt::requested);
     served.map_err(|e| Failure::failed(format!("{}: {e}", args.listen)))?;
     Ok(json!({"stopped": true}))
 }

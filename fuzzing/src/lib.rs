@@ -1,6 +1,8 @@
 //! What readers of files do with any bytes: they may refuse them, and nothing else. Each function
 //! is the body of a fuzz target (`fuzz/`) and is fed mutations of sound files in the tests.
 
+mod requests;
+
 use std::io::Write;
 
 use compute::Cpu;
@@ -13,6 +15,7 @@ use model::gguf::Contents;
 use model::init::{Init, initialise};
 use model::tokenizer::{DecodeStream, Tokenizer};
 use model::weights::GgufFiles;
+pub use requests::requests;
 use train::checkpoint;
 use train::optimizer::{Optimizer, OptimizerConfig};
 
@@ -230,5 +233,6 @@ pub fn seeds() -> Result<Vec<Seed>, Box<dyn std::error::Error>> {
         ("conversations", talk.to_vec()),
     ];
     seeds.extend(tokenizers.into_iter().map(|file| ("tokenizer", file)));
+    seeds.extend(requests::seeds().into_iter().map(|request| ("requests", request)));
     Ok(seeds)
 }

@@ -50,6 +50,7 @@ fn damaged_files_are_refused_and_nothing_else() {
             "recipe" => fuzzing::recipe,
             "shard" => fuzzing::shard,
             "checkpoint" => fuzzing::checkpoint,
+            "requests" => fuzzing::requests,
             _ => fuzzing::conversations,
         };
         if let Some(corpus) = &corpus {

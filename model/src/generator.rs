@@ -166,6 +166,8 @@ pub struct Request {
     /// Report log-probabilities of the prompt's tokens, each with this many likeliest ones. Then all of the prompt is computed,
     /// and the answer may be of no tokens.
     pub prompt_logprobs: Option<usize>,
+    /// Answer with [`Event::Embedding`] in place of tokens; how to choose and to end them says nothing then.
+    pub embedding: bool,
     /// Which of [`Options::adapters`], counted from 1; 0 is the model alone.
     pub adapter: usize,
     /// Whose it is. Owners take turns, and what is remembered of one serves no other, so that the time of an answer
@@ -180,6 +182,8 @@ pub struct Request {
 pub enum Event {
     /// Log-probabilities of the prompt's tokens from its second one on, if asked for.
     Prompt(Vec<Logprobs>),
+    /// The mean over the prompt's tokens of what the last layer made of them, after its norm, of length 1. It is the end, too.
+    Embedding(Vec<f32>),
     /// A token of the answer.
     Token(Token),
     /// The end.
@@ -333,8 +337,9 @@ impl Generator {
         if let Some(&id) = request.prompt.iter().find(|id| **id as usize >= self.vocab) {
             return Err(GenerateError::UnknownToken(id));
         }
-        let max_tokens = request.max_tokens.unwrap_or(self.context.saturating_sub(prompt).max(1));
-        if max_tokens == 0 && request.prompt_logprobs.is_none() {
+        let most = request.max_tokens.unwrap_or(self.context.saturating_sub(prompt).max(1));
+        let max_tokens = if request.embedding { 0 } else { most };
+        if max_tokens == 0 && request.prompt_logprobs.is_none() && !request.embedding {
             return Err(GenerateError::NoTokens);
         }
         let needed = prompt.saturating_add(max_tokens);
@@ -413,7 +418,7 @@ impl Events {
         let (mut tokens, mut text, mut logprobs) = (Vec::new(), String::new(), Vec::new());
         for event in self {
             match event {
-                Event::Prompt(_) => {}
+                Event::Prompt(_) | Event::Embedding(_) => {}
                 Event::Token(token) => {
                     if watch(Some(token.id), &token.text).is_break() {
                         return Err(GenerateError::Cancelled);

@@ -321,6 +321,31 @@ impl Transformer {
         pages: &mut KvPages,
         steps: &mut [Step<'_>],
     ) -> Vec<f32> {
+        self.cached(ws, pages, steps, |tape, h, rows| tape.logits(h, rows, self.head))
+    }
+
+    /// The same up to the head: the last layer's normalised outputs of all new tokens, `[tokens, hidden_size]`.
+    ///
+    /// # Panics
+    /// As [`Transformer::forward_cached`].
+    pub fn hidden_cached(
+        &self,
+        ws: &mut Workspace,
+        pages: &mut KvPages,
+        steps: &mut [Step<'_>],
+    ) -> Vec<f32> {
+        self.cached(ws, pages, steps, |tape, h, _| tape.value(h).to_vec())
+    }
+
+    /// Runs new tokens of several sequences and takes what is `wanted` of the last layer's output, given the rows
+    /// whose logits are.
+    fn cached(
+        &self,
+        ws: &mut Workspace,
+        pages: &mut KvPages,
+        steps: &mut [Step<'_>],
+        wanted: impl FnOnce(&mut Tape<'_>, Var, &[usize]) -> Vec<f32>,
+    ) -> Vec<f32> {
         let mut tokens = Vec::new();
         let mut positions = Vec::new();
         let mut spans = Vec::new();
@@ -334,7 +359,7 @@ impl Transformer {
             rows.extend(tokens.len().saturating_sub(step.logits).max(start)..tokens.len());
             positions.extend(past as u32..end as u32);
         }
-        let logits = {
+        let out = {
             let cached = spans
                 .iter()
                 .zip(steps.iter())
@@ -343,12 +368,12 @@ impl Transformer {
             let mut tape = ws.compute(&self.parameters);
             let past = Past::Pages(pages, cached);
             let h = self.layers(&mut tape, &tokens, &Rc::from(positions), past);
-            tape.logits(h, &rows, self.head)
+            wanted(&mut tape, h, &rows)
         };
         for step in steps {
             step.kv.len += step.tokens.len();
         }
-        logits
+        out
     }
 }
 

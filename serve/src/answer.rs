@@ -15,6 +15,7 @@ use tools::reader::{Reader, Said};
 
 use crate::App;
 use crate::error::ApiError;
+use crate::rates::Caller;
 
 /// How long somebody may read nothing of an answer that is there.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -95,6 +96,7 @@ impl App {
     /// What the engine objects to.
     pub fn start(
         self: &Arc<App>,
+        caller: Caller,
         model: usize,
         asked: Ask,
         place: OwnedSemaphorePermit,
@@ -108,7 +110,7 @@ impl App {
         let began = Instant::now();
         app.metrics.running.fetch_add(1, Ordering::Relaxed);
         tokio::task::spawn_blocking(move || {
-            let mut answer = Answer::new(&app, reader);
+            let mut answer = Answer::new(&app, caller, reader);
             let mut told = true;
             for event in events {
                 told = answer.take(event, began).into_iter().all(|part| tell(&sender, part));
@@ -185,6 +187,7 @@ fn tell(sender: &Sender<Part>, mut part: Part) -> bool {
 /// What is known of an answer so far.
 struct Answer<'a> {
     app: &'a App,
+    caller: Caller,
     /// Taken at the end.
     reader: Option<Reader>,
     message: Message,
@@ -193,21 +196,23 @@ struct Answer<'a> {
 }
 
 impl<'a> Answer<'a> {
-    fn new(app: &'a App, reader: Reader) -> Answer<'a> {
+    fn new(app: &'a App, caller: Caller, reader: Reader) -> Answer<'a> {
         let (reader, message) = (Some(reader), Message::assistant(""));
-        Answer { app, reader, message, tokens: Vec::new(), last: None }
+        Answer { app, caller, reader, message, tokens: Vec::new(), last: None }
     }
 
     fn take(&mut self, event: Event, began: Instant) -> Vec<Part> {
         let metrics = &self.app.metrics;
         match event {
             Event::Prompt(all) => vec![Part::Prompt(all)],
+            Event::Embedding(_) => Vec::new(),
             Event::Token(token) => {
                 let now = Instant::now();
                 match self.last.replace(now) {
                     None => metrics.first_token.add(now - began),
                     Some(last) => metrics.next_token.add(now - last),
                 }
+                self.caller.spend(1, now);
                 self.tokens.push(token.id);
                 let mut said = Vec::new();
                 if let Some(reader) = &mut self.reader {

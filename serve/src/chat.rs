@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Extension, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use model::generator::Usage;
 use model::message::{Message, ToolCall};
 use serde_json::{Value, json};
+use tokio::task::block_in_place;
 use tools::assistant::{Assistant, Settings};
 use tools::grammar::Form;
 use tools::reader::Said;
@@ -17,12 +18,16 @@ use crate::App;
 use crate::answer::{Ask, End, Piece, Whole, whole};
 use crate::error::ApiError;
 use crate::fields::Fields;
-use crate::guard::Caller;
+use crate::rates::Caller;
 use crate::receipt::Receipt;
 use crate::stream::{Streamed, stream};
 
 /// Where it is.
 pub const PATH: &str = "/v1/chat/completions";
+/// Most messages of a conversation.
+const MESSAGES: usize = 4096;
+/// Most tools.
+const TOOLS: usize = 128;
 
 /// What a request for an answer asks for.
 pub struct Asked {
@@ -31,22 +36,26 @@ pub struct Asked {
     /// Which of the models.
     pub model: usize,
     /// Whether the receipt is to have the request.
-    full: bool,
-    stream: bool,
+    pub full: bool,
+    /// Whether it is streamed.
+    pub stream: bool,
     /// Whether a stream ends with what it cost.
     usage: bool,
-    logprobs: bool,
+    /// Whether log-probabilities are told.
+    pub logprobs: bool,
 }
 
 /// Reads a request.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn read(app: &App, caller: &Caller, body: &Bytes) -> Result<Asked, ApiError> {
-    let mut f = Fields::read(body)?;
+pub fn read(app: &App, caller: &Caller, mut f: Fields) -> Result<Asked, ApiError> {
     let model = app.find(f.take("model")?)?;
     let assistant = &app.models[model].assistant;
-    let mut messages: Vec<Value> = f.need("messages")?;
+    let mut messages: Vec<Value> = f.few("messages", MESSAGES)?.unwrap_or_default();
+    if messages.is_empty() {
+        return Err(ApiError::field("messages", "there has to be one"));
+    }
     for message in &mut messages {
         // The newer name of the same.
         if message["role"] == "developer" {
@@ -58,7 +67,7 @@ pub fn read(app: &App, caller: &Caller, body: &Bytes) -> Result<Asked, ApiError>
     };
     let messages: Vec<Message> =
         messages.into_iter().enumerate().map(read).collect::<Result<_, _>>()?;
-    let tools: Option<Vec<Value>> = f.take("tools")?;
+    let tools: Option<Vec<Value>> = f.few("tools", TOOLS)?;
     let mut tools = tools.filter(|tools| !tools.is_empty()).map(Value::Array);
     let choice: Value = f.take("tool_choice")?.unwrap_or_default();
     if choice == "none" {
@@ -77,7 +86,7 @@ pub fn read(app: &App, caller: &Caller, body: &Bytes) -> Result<Asked, ApiError>
         ("audio", Value::Null),
     ])?;
     let stream = f.take("stream")?.unwrap_or(false);
-    let options: Value = f.take("stream_options")?.unwrap_or_default();
+    let usage = f.usage_wanted()?;
     let logprobs = f.take("logprobs")?.unwrap_or(false);
     let likeliest = f.likeliest("top_logprobs")?;
     if likeliest.is_some() && !logprobs {
@@ -105,14 +114,7 @@ pub fn read(app: &App, caller: &Caller, body: &Bytes) -> Result<Asked, ApiError>
     }
     (request.owner, request.priority) = (caller.owner, priority);
     let ask = Ask { request, calls: tools.is_some(), tools };
-    Ok(Asked {
-        asks: ask.times(n),
-        model,
-        full,
-        stream,
-        usage: options["include_usage"] == true,
-        logprobs,
-    })
+    Ok(Asked { asks: ask.times(n), model, full, stream, usage, logprobs })
 }
 
 /// The form of a call, if `tool_choice` demands one.
@@ -161,10 +163,11 @@ pub async fn chat(
     Extension(caller): Extension<Caller>,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    let asked = read(&app, &caller, &body)?;
+    // Long conversations take a while.
+    let asked = block_in_place(|| read(&app, &caller, Fields::read(&body)?))?;
     let seed = asked.asks.first().map_or(0, |ask| ask.request.sampling.seed);
     let mut receipt = Receipt::new(&app, PATH, asked.model, &asked.asks, &body, asked.full);
-    let answers = app.start_all(asked.model, asked.asks)?;
+    let answers = app.start_all(&caller, asked.model, asked.asks)?;
     let about = app.about("chatcmpl", asked.model, seed);
     if asked.stream {
         let (usage, logprobs) = (asked.usage, asked.logprobs);

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Extension, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use model::generator::{Request, Usage};
 use model::sampler::Logprobs;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tools::assistant::Settings;
+use tokio::task::block_in_place;
+use tools::assistant::{Assistant, Settings};
 use tools::reader::Said;
 
 use crate::App;
@@ -18,25 +19,52 @@ use crate::answer::{Ask, End, Piece, Told, Whole, whole};
 use crate::chat::{add, cost};
 use crate::error::ApiError;
 use crate::fields::Fields;
-use crate::guard::Caller;
+use crate::rates::Caller;
 use crate::receipt::Receipt;
 use crate::stream::{Streamed, stream};
 
+/// Where it is.
+pub const PATH: &str = "/v1/completions";
 /// Most prompts of a request.
 const PROMPTS: usize = 64;
 
 /// Texts or tokens, one or several.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Prompt {
+pub enum Prompt {
+    /// A text.
     Text(String),
+    /// Several.
     Texts(Vec<String>),
+    /// A text's tokens.
     Tokens(Vec<u32>),
+    /// Those of several.
     ManyTokens(Vec<Vec<u32>>),
 }
 
-/// Where it is.
-pub const PATH: &str = "/v1/completions";
+impl Prompt {
+    /// Reads the field of that name.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn read(name: &str, value: Value) -> Result<Prompt, ApiError> {
+        serde_json::from_value(value).map_err(|_| {
+            ApiError::field(name, "it is a text, a list of tokens, or a list of either")
+        })
+    }
+
+    /// A request for each.
+    pub fn requests(self, assistant: &Assistant, settings: &Settings) -> Vec<Request> {
+        let text = |text: String| assistant.continuation(&text, settings);
+        let tokens = |prompt: Vec<u32>| Request { prompt, ..assistant.continuation("", settings) };
+        match self {
+            Prompt::Text(one) => vec![text(one)],
+            Prompt::Texts(many) => many.into_iter().map(text).collect(),
+            Prompt::Tokens(one) => vec![tokens(one)],
+            Prompt::ManyTokens(many) => many.into_iter().map(tokens).collect(),
+        }
+    }
+}
 
 /// What a request for continuations asks for.
 pub struct Asked {
@@ -59,18 +87,15 @@ pub struct Asked {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn read(app: &App, caller: &Caller, body: &Bytes) -> Result<Asked, ApiError> {
+pub fn read(app: &App, caller: &Caller, body: &[u8]) -> Result<Asked, ApiError> {
     let mut f = Fields::read(body)?;
     let model = app.find(f.take("model")?)?;
     let assistant = &app.models[model].assistant;
-    let prompt: Value = f.need("prompt")?;
-    let prompt: Prompt = serde_json::from_value(prompt).map_err(|_| {
-        ApiError::field("prompt", "it is a text, a list of tokens, or a list of either")
-    })?;
+    let prompt = Prompt::read("prompt", f.need("prompt")?)?;
     f.refuse(&[("suffix", json!("")), ("best_of", json!(1))])?;
     let echo = f.take("echo")?.unwrap_or(false);
     let stream = f.take("stream")?.unwrap_or(false);
-    let options: Value = f.take("stream_options")?.unwrap_or_default();
+    let usage = f.usage_wanted()?;
     let logprobs = f.likeliest("logprobs")?;
     let n = f.answers(app.limits.answers.min(app.limits.places))?;
     // As OpenAI's.
@@ -81,17 +106,7 @@ pub fn read(app: &App, caller: &Caller, body: &Bytes) -> Result<Asked, ApiError>
     let form = f.form()?;
     let (priority, full) = (f.priority()?, f.full_receipt()?);
     let ignore_eos = f.take("ignore_eos")?.unwrap_or(false);
-    let text = |text: &String| assistant.continuation(text, &settings);
-    let tokens = |prompt: &Vec<u32>| Request {
-        prompt: prompt.clone(),
-        ..assistant.continuation("", &settings)
-    };
-    let prompts: Vec<Request> = match &prompt {
-        Prompt::Text(one) => vec![text(one)],
-        Prompt::Texts(many) => many.iter().map(text).collect(),
-        Prompt::Tokens(one) => vec![tokens(one)],
-        Prompt::ManyTokens(many) => many.iter().map(tokens).collect(),
-    };
+    let prompts = prompt.requests(assistant, &settings);
     if !(1..=PROMPTS).contains(&prompts.len()) {
         return Err(ApiError::field(
             "prompt",
@@ -119,7 +134,7 @@ pub fn read(app: &App, caller: &Caller, body: &Bytes) -> Result<Asked, ApiError>
         full,
         n,
         stream,
-        usage: options["include_usage"] == true,
+        usage,
         logprobs: logprobs.is_some(),
     })
 }
@@ -134,10 +149,10 @@ pub async fn completions(
     body: Bytes,
 ) -> Result<Response, ApiError> {
     let Asked { asks, model, full, n, stream: streamed, usage, logprobs, echo } =
-        read(&app, &caller, &body)?;
+        block_in_place(|| read(&app, &caller, &body))?;
     let seed = asks.first().map_or(0, |ask| ask.request.sampling.seed);
     let receipt = Receipt::new(&app, PATH, model, &asks, &body, full);
-    let answers = app.start_all(model, asks)?;
+    let answers = app.start_all(&caller, model, asks)?;
     let mut about = app.about("cmpl", model, seed);
     about["object"] = "text_completion".into();
     let mut form = Chunks { about, usage, logprobs, echo, receipt, app: app.clone() };

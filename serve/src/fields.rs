@@ -1,6 +1,5 @@
 //! The fields of a request, one by one: what is wrong with one is told by its name.
 
-use axum::body::Bytes;
 use model::sampler::Sampling;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -21,12 +20,22 @@ impl Fields {
     ///
     /// # Errors
     /// If it is no JSON object.
-    pub fn read(body: &Bytes) -> Result<Fields, ApiError> {
+    pub fn read(body: &[u8]) -> Result<Fields, ApiError> {
         match serde_json::from_slice(body) {
             Ok(Value::Object(map)) => Ok(Fields(map)),
             Ok(_) => Err(ApiError::invalid("the request is not a JSON object")),
             Err(e) => Err(ApiError::invalid(format!("the request is not JSON: {e}"))),
         }
+    }
+
+    /// Fields that come from another form of request.
+    pub fn new(fields: Map<String, Value>) -> Fields {
+        Fields(fields)
+    }
+
+    /// Looks at a field and leaves it.
+    pub fn peek(&self, name: &str) -> Option<&Value> {
+        self.0.get(name)
     }
 
     /// Takes a field out; `null` is none.
@@ -48,6 +57,19 @@ impl Fields {
     /// If it is not, or of another type.
     pub fn need<T: DeserializeOwned>(&mut self, name: &str) -> Result<T, ApiError> {
         self.take(name)?.ok_or_else(|| ApiError::field(name, "it is needed"))
+    }
+
+    /// Takes out a list of not too many.
+    ///
+    /// # Errors
+    /// If it is longer than `most`, or none.
+    pub fn few(&mut self, name: &str, most: usize) -> Result<Option<Vec<Value>>, ApiError> {
+        match self.take::<Vec<Value>>(name)? {
+            Some(list) if list.len() > most => {
+                Err(ApiError::field(name, format!("{} are more than {most}", list.len())))
+            }
+            list => Ok(list),
+        }
     }
 
     /// Refuses what would change the answer and isn't done here.
@@ -177,6 +199,15 @@ impl Fields {
             true => Ok(n),
             false => Err(ApiError::field("n", format!("{n} is not from 1 to {most}"))),
         }
+    }
+
+    /// Whether a stream is to end with what it cost.
+    ///
+    /// # Errors
+    /// If `stream_options` are something else.
+    pub fn usage_wanted(&mut self) -> Result<bool, ApiError> {
+        let options: Option<Map<String, Value>> = self.take("stream_options")?;
+        Ok(options.is_some_and(|o| o.get("include_usage") == Some(&true.into())))
     }
 
     /// How many of the likeliest tokens are told, if any are.

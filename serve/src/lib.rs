@@ -10,18 +10,24 @@
 mod answer;
 mod chat;
 mod completions;
+mod embeddings;
 mod error;
 mod fields;
 mod guard;
 mod keys;
+mod listen;
+mod messages;
 mod metrics;
+mod openapi;
+mod rates;
 mod receipt;
+mod responses;
 mod stream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::Router;
@@ -32,14 +38,18 @@ use axum::routing::{get, post};
 use compute::rng::Rng;
 use model::tokenizer::Tokenizer;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::Receiver;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tools::assistant::Assistant;
 
 use answer::{Ask, Part};
 use error::ApiError;
+use fields::Fields;
 pub use keys::{KeyError, Keys};
+pub use listen::{Tls, TlsError};
 use metrics::Metrics;
+pub use openapi::openapi;
+pub use rates::{Caller, PerMinute};
 pub use receipt::{Receipt, ReplayError, Replayed, replay};
 
 /// What the server takes on.
@@ -51,11 +61,13 @@ pub struct Limits {
     pub answers: usize,
     /// Answers that are computed at a time or wait for it; who asks for more is refused.
     pub places: usize,
+    /// Connections that are open at a time; who comes then waits.
+    pub connections: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { body: 4 << 20, answers: 16, places: 80 }
+        Limits { body: 4 << 20, answers: 16, places: 80, connections: 512 }
     }
 }
 
@@ -74,6 +86,8 @@ pub struct Served {
 pub struct Settings {
     /// Who may ask; `None`: everybody who can reach it.
     pub keys: Option<Keys>,
+    /// What all may ask for together where there are no keys.
+    pub rates: PerMinute,
     /// Names that the server is reached by, beside its address.
     pub hosts: Vec<String>,
     /// What it takes on.
@@ -88,6 +102,8 @@ pub struct App {
     models: Vec<Served>,
     vocab: usize,
     keys: Option<Keys>,
+    /// Who asks where there are no keys.
+    everybody: Caller,
     hosts: Vec<String>,
     limits: Limits,
     places: Arc<Semaphore>,
@@ -108,11 +124,12 @@ impl App {
     /// A server's state. The queue of `model` has to have room for all [`Limits::places`]; `others` are the same
     /// with adapters ([`Assistant::with_adapter`]).
     pub fn new(model: Served, others: Vec<Served>, settings: Settings) -> Arc<App> {
-        let Settings { keys, hosts, limits, engine } = settings;
+        let Settings { keys, rates, hosts, limits, engine } = settings;
         Arc::new(App {
             vocab: model.assistant.vocab(),
             models: std::iter::once(model).chain(others).collect(),
             keys,
+            everybody: Caller::new(0, None, rates),
             hosts,
             places: Arc::new(Semaphore::new(limits.places)),
             limits,
@@ -128,10 +145,15 @@ impl App {
         Router::new()
             .route(chat::PATH, post(chat::chat))
             .route(completions::PATH, post(completions::completions))
+            .route("/v1/embeddings", post(embeddings::embeddings))
+            .route("/v1/responses", post(responses::responses))
+            .route("/v1/messages", post(messages::messages))
+            .route("/v1/messages/count_tokens", post(messages::count))
             .route("/v1/models", get(models))
             .route("/metrics", get(metrics))
-            .layer(DefaultBodyLimit::max(self.limits.body))
+            .route("/openapi.json", get(openapi::told))
             .layer(axum::middleware::from_fn_with_state(self.clone(), guard::guard))
+            .layer(DefaultBodyLimit::max(self.limits.body))
             .route("/health", get(|| async { Json(json!({"status": "ok"})) }))
             .fallback(|uri: Uri| async move { ApiError::no_route(uri.path()) })
             .method_not_allowed_fallback(|| async { ApiError::no_method() })
@@ -155,6 +177,24 @@ impl App {
         self.models[0].assistant.tokenizer()
     }
 
+    /// Whether a request to a path would be taken, as far as it can be told without answering it; if not, the error.
+    ///
+    /// # Errors
+    /// What is wrong with it, as its client is told.
+    pub fn reads(&self, path: &str, body: &[u8]) -> Result<(), Value> {
+        let who = &self.everybody;
+        let read = match path {
+            chat::PATH => Fields::read(body).and_then(|f| chat::read(self, who, f).map(drop)),
+            completions::PATH => completions::read(self, who, body).map(drop),
+            "/v1/embeddings" => embeddings::read(self, who, body).map(drop),
+            "/v1/responses" => responses::read(self, who, body).map(drop),
+            "/v1/messages" => messages::read(self, who, body, false).map(drop),
+            "/v1/messages/count_tokens" => messages::read(self, who, body, true).map(drop),
+            _ => Err(ApiError::no_route(path)),
+        };
+        read.map_err(|error| error.body())
+    }
+
     /// A seed that was not there before.
     fn fresh(&self) -> u64 {
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_nanos() as u64);
@@ -175,21 +215,29 @@ impl App {
         })
     }
 
+    /// A place for an answer.
+    fn place(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        self.places.clone().try_acquire_owned().map_err(|_| {
+            self.metrics.refused.fetch_add(1, Ordering::Relaxed);
+            ApiError::busy()
+        })
+    }
+
     /// Starts all answers to a request, or none.
     fn start_all(
         self: &Arc<App>,
+        caller: &Caller,
         model: usize,
         asks: Vec<Ask>,
     ) -> Result<Vec<Receiver<Part>>, ApiError> {
-        let mut places = Vec::new();
-        for _ in &asks {
-            let place = self.places.clone().try_acquire_owned();
-            places.push(place.map_err(|_| {
-                self.metrics.refused.fetch_add(1, Ordering::Relaxed);
-                ApiError::busy()
-            })?);
-        }
-        asks.into_iter().zip(places).map(|(ask, place)| self.start(model, ask, place)).collect()
+        let places = asks.iter().map(|_| self.place()).collect::<Result<Vec<_>, _>>()?;
+        // Answers to one prompt cost it once.
+        let prompts = asks.chunk_by(|a, b| a.request.prompt == b.request.prompt);
+        let cost = prompts.map(|same| same[0].request.prompt.len()).sum();
+        let start = |(ask, place)| self.start(caller.clone(), model, ask, place);
+        let started = asks.into_iter().zip(places).map(start).collect::<Result<_, _>>()?;
+        caller.spend(cost, Instant::now());
+        Ok(started)
     }
 }
 
@@ -209,13 +257,14 @@ async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
 }
 
 /// Serves until `stop` says so or the system asks politely; then what is being answered is answered to its end.
-/// `listening` is told the address.
+/// `listening` is told the address. With `tls`, nothing but TLS is spoken there.
 ///
 /// # Errors
 /// An address that can't be listened on.
 pub fn serve(
     app: Arc<App>,
     listen: SocketAddr,
+    tls: Option<Tls>,
     listening: impl FnOnce(SocketAddr),
     stop: fn() -> bool,
 ) -> std::io::Result<()> {
@@ -227,7 +276,9 @@ pub fn serve(
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind(listen).await?;
         listening(listener.local_addr()?);
-        axum::serve(listener, app.router()).with_graceful_shutdown(stopped(stop)).await
+        let connections = app.limits.connections;
+        listen::listen(listener, tls, app.router(), connections, stopped(stop)).await;
+        Ok(())
     })
 }
 

@@ -19,7 +19,8 @@ use thiserror::Error;
 
 use crate::answer::{Ask, End, whole};
 use crate::error::ApiError;
-use crate::guard::Caller;
+use crate::fields::Fields;
+use crate::rates::{Caller, PerMinute};
 use crate::{App, chat, completions};
 
 /// The version of the layout.
@@ -184,9 +185,11 @@ pub fn replay(
         (None, None) => return Err(ReplayError::NoRequest),
     };
     let body = Bytes::from(body);
-    let caller = Caller::default();
+    let caller = Caller::new(0, None, PerMinute::default());
     let (model, mut asks) = match &receipt.path[..] {
-        chat::PATH => chat::read(app, &caller, &body).map(|asked| (asked.model, asked.asks)),
+        chat::PATH => Fields::read(&body)
+            .and_then(|f| chat::read(app, &caller, f))
+            .map(|asked| (asked.model, asked.asks)),
         completions::PATH => completions::read(app, &caller, &body).map(|a| (a.model, a.asks)),
         other => Err(ApiError::no_route(other)),
     }
@@ -210,7 +213,7 @@ pub fn replay(
             return Err(ReplayError::Refused(format!("it has no answer {}", was.index)));
         };
         differ("the prompt's hash", &was.prompt_blake3, &planned.prompt_blake3);
-        let started = app.start_all(model, vec![ask.clone()]).map_err(refused)?;
+        let started = app.start_all(&caller, model, vec![ask.clone()]).map_err(refused)?;
         for parts in started {
             let end = runtime.block_on(whole(parts)).map_err(refused)?.end;
             let is = now.of(was.index, &end);

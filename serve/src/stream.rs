@@ -13,6 +13,7 @@ use tools::reader::Said;
 
 use crate::answer::{End, Part, Piece};
 use crate::chat::add;
+use crate::error::ApiError;
 
 /// The form of what is streamed.
 pub trait Streamed: Send + Sync + 'static {
@@ -84,4 +85,66 @@ async fn one(
         }
     }
     None
+}
+
+/// The form of one answer as events with names; each is its event's `type`. It gathers what was said, so that
+/// at the end it is the whole answer, too.
+pub trait Named: Send + 'static {
+    /// Before the answer.
+    fn first(&mut self) -> Vec<Value>;
+    /// A piece of it.
+    fn said(&mut self, piece: Piece) -> Vec<Value>;
+    /// After it.
+    fn end(&mut self, end: End) -> Vec<Value>;
+    /// In its place, or in the middle of it.
+    fn failed(&mut self, error: &ApiError) -> Vec<Value>;
+}
+
+/// Streams one answer. Who goes away ends it.
+pub fn named(mut parts: Receiver<Part>, mut form: impl Named) -> Response {
+    let (sender, receiver) = channel::<Result<Event, Infallible>>(64);
+    tokio::spawn(async move {
+        let (mut events, mut ended) = (form.first(), false);
+        loop {
+            for value in events {
+                let name = value["type"].as_str().unwrap_or_default();
+                let event = Event::default().event(name).data(value.to_string());
+                if sender.send(Ok(event)).await.is_err() {
+                    return;
+                }
+            }
+            if ended {
+                return;
+            }
+            let part = parts.recv().await;
+            ended = !matches!(part, Some(Part::Said(_) | Part::Prompt(_)));
+            events = match part {
+                Some(Part::Said(piece)) => form.said(piece),
+                Some(Part::Prompt(_)) => Vec::new(),
+                Some(Part::End(end)) => form.end(*end),
+                Some(Part::Failed(error)) => form.failed(&error),
+                None => form.failed(&ApiError::internal("the answer broke off")),
+            };
+        }
+    });
+    Sse::new(ReceiverStream::new(receiver)).keep_alive(KeepAlive::default()).into_response()
+}
+
+/// Waits for the end of an answer, and returns what its form is then.
+///
+/// # Errors
+/// Why there is none.
+pub async fn ended<F: Named>(mut parts: Receiver<Part>, mut form: F) -> Result<F, ApiError> {
+    while let Some(part) = parts.recv().await {
+        match part {
+            Part::Prompt(_) => {}
+            Part::Said(piece) => drop(form.said(piece)),
+            Part::End(end) => {
+                form.end(*end);
+                return Ok(form);
+            }
+            Part::Failed(error) => return Err(error),
+        }
+    }
+    Err(ApiError::internal("the answer broke off"))
 }

@@ -2,128 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::channel;
+mod common;
 
-use compute::Cpu;
-use data::encode::{SPECIAL, special_tokens};
-use model::config::{Config, Sizes};
-use model::generator::Options;
-use model::init::{Init, initialise};
-use model::template::{CHATML, ChatTemplate};
-use model::tokenizer::{Tokenizer, TrainOptions};
-use model::transformer::Transformer;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use common::{Doors, Server, app, start};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use serve::{App, Keys, Limits, Receipt, ReplayError, Served, Settings};
-use tools::assistant::Assistant;
-
-/// A server of a tiny model with random weights, on a thread of its own.
-struct Server {
-    at: SocketAddr,
-}
-
-static NEVER: AtomicBool = AtomicBool::new(false);
-
-fn app(threads: usize, places: usize, keys: Option<Keys>) -> Arc<App> {
-    let options = TrainOptions {
-        vocab_size: 300,
-        special_tokens: SPECIAL.map(String::from).to_vec(),
-        ..TrainOptions::default()
-    };
-    let texts = ["user assistant tool system what is said and what is not"; 3];
-    let tokenizer = Arc::new(Tokenizer::train(texts, &options, &mut |_| {}).unwrap());
-    let config = Config {
-        bos_token_id: tokenizer.special_id(SPECIAL[0]),
-        eos_token_id: tokenizer.special_id(SPECIAL[2]),
-        ..Config::qwen3(Sizes {
-            vocab: 300,
-            width: 32,
-            ffn: 64,
-            layers: 2,
-            heads: 2,
-            kv_heads: 1,
-            head_dim: 16,
-            context: 2048,
-        })
-    };
-    let init = Init { output_gain: 1.0, embedding_std: 0.3, ..Init::default() };
-    let model = Transformer::new(config.clone(), initialise(&config, &init, 1));
-    let options = Options { queue: places, chunk: 16, ..Options::new(&config, places.min(8)) };
-    let template = ChatTemplate::new(CHATML, special_tokens(&tokenizer)).unwrap();
-    let cpu = Arc::new(Cpu::new(threads));
-    let assistant =
-        Assistant::new(Arc::new(model), tokenizer, Some(template), cpu, options).unwrap();
-    let model = Served { name: "tiny".into(), hash: "0".repeat(64), assistant };
-    let settings = Settings {
-        keys,
-        hosts: vec!["models.example".into()],
-        limits: Limits { body: 100_000, answers: 4, places },
-        engine: json!({"kv": "f32", "exact": false}),
-    };
-    App::new(model, Vec::new(), settings)
-}
-
-fn start(threads: usize, places: usize, keys: Option<Keys>) -> Server {
-    let app = app(threads, places, keys);
-    let (tell, told) = channel();
-    std::thread::spawn(move || {
-        let listening = move |at| tell.send(at).unwrap();
-        serve::serve(app, "127.0.0.1:0".parse().unwrap(), listening, || {
-            NEVER.load(Ordering::Relaxed)
-        })
-    });
-    Server { at: told.recv().unwrap() }
-}
-
-impl Server {
-    /// Status, headers and body of a request.
-    fn raw(&self, head: &str, body: &str) -> (u16, String, String) {
-        let mut stream = TcpStream::connect(self.at).unwrap();
-        let length = body.len();
-        write!(stream, "{head}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
-            .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, head.to_lowercase(), body.to_string())
-    }
-
-    fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let head =
-            format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json");
-        let (status, _, body) = self.raw(&head, &body.to_string());
-        (status, serde_json::from_str(&body).unwrap())
-    }
-
-    /// A good answer.
-    fn ask(&self, path: &str, body: Value) -> Value {
-        let (status, answer) = self.post(path, &body);
-        assert_eq!(status, 200, "{body}: {answer}");
-        answer
-    }
-
-    /// The events of a stream.
-    fn stream(&self, path: &str, body: &Value) -> Vec<Value> {
-        let mut stream = TcpStream::connect(self.at).unwrap();
-        let body = body.to_string();
-        write!(
-            stream,
-            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            body.len()
-        )
-        .unwrap();
-        let lines = BufReader::new(stream).lines().map(Result::unwrap);
-        let data: Vec<String> =
-            lines.filter_map(|l| Some(l.strip_prefix("data: ")?.to_string())).collect();
-        assert_eq!(data.last().map(String::as_str), Some("[DONE]"));
-        data[..data.len() - 1].iter().map(|d| serde_json::from_str(d).unwrap()).collect()
-    }
-}
+use serve::{Keys, PerMinute, Receipt, ReplayError};
 
 const CHAT: &str = "/v1/chat/completions";
 const TEXT: &str = "/v1/completions";
@@ -338,7 +225,7 @@ fn answers_keep_to_their_form() {
 
 #[test]
 fn answers_can_be_made_again_from_their_receipts() {
-    let (server, other) = (start(2, 8, None), app(1, 8, None));
+    let (server, other) = (start(2, 8, None), app(1, 8, &mut Doors::default()));
     let mut body = question(3);
     body["temperature"] = 1.2.into();
     body.as_object_mut().unwrap().remove("seed");
@@ -409,7 +296,7 @@ fn keys_are_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("keys");
     let key = Keys::add(&path, "Ann").unwrap();
-    let server = start(1, 4, Some(Keys::read(&path).unwrap()));
+    let server = start(1, 4, Some(Keys::read(&path, PerMinute::default()).unwrap()));
     let get = |path: &str, key: &str| {
         server
             .raw(

@@ -15,7 +15,7 @@ use super::prefix::{self, Prefixes, Salt};
 use super::queue::Queue;
 use super::stop::StopStream;
 use super::{Done, Event, GenerateError, Job, Options, Reason, Token, Usage};
-use crate::sampler::{self, Logprobs, Sampler};
+use crate::sampler::{self, Logprobs, Sampler, SamplingError};
 use crate::tokenizer::{DecodeStream, Tokenizer};
 use crate::transformer::{Step, Transformer};
 
@@ -52,6 +52,8 @@ struct Sequence {
     sampler: Sampler,
     /// Likeliest tokens to tell of beside the prompt's, and what is known of them.
     told: Option<(usize, Vec<Logprobs>)>,
+    /// The sum of what the last layer made of the tokens so far, if their embedding is wanted.
+    sum: Option<Vec<f64>>,
     decode: DecodeStream,
     text: StopStream,
     events: SyncSender<Event>,
@@ -130,7 +132,7 @@ impl Engine {
             let Some(job) = self.waiting.next() else { break };
             let capacity = job.request.prompt.len() + job.max_tokens;
             let salt = Salt { owner: job.request.owner, adapter: job.request.adapter };
-            let wanted = job.request.prompt_logprobs.is_none();
+            let wanted = job.request.prompt_logprobs.is_none() && !job.request.embedding;
             let prompt = if wanted { &job.request.prompt[..] } else { &[] };
             let running = self.running.iter().filter(|s| s.salt() == salt);
             let running =
@@ -156,7 +158,7 @@ impl Engine {
         let mut chunk = self.options.chunk.max(1);
         for sequence in &mut self.running {
             let left = sequence.tokens.len() - sequence.kv.len;
-            if left == 1 && sequence.told.is_none() {
+            if left == 1 && sequence.told.is_none() && sequence.sum.is_none() {
                 sequence.guess();
             } else {
                 let most = if sequence.told.is_some() { TOLD } else { left };
@@ -167,6 +169,7 @@ impl Engine {
         self.draft();
         for adapter in 0..self.models.len() {
             self.forward(adapter);
+            self.embed(adapter);
         }
         self.retire();
     }
@@ -175,7 +178,7 @@ impl Engine {
     fn forward(&mut self, adapter: usize) {
         let (model, workspace) = &mut self.models[adapter];
         let mut steps: Vec<Step<'_>> = (self.running.iter_mut())
-            .filter(|s| s.next > 0 && s.adapter == adapter)
+            .filter(|s| s.next > 0 && s.adapter == adapter && s.sum.is_none())
             .map(|s| Step {
                 logits: s.logits(),
                 tokens: &s.tokens[s.kv.len..][..s.next],
@@ -188,7 +191,8 @@ impl Engine {
         let wanted: Vec<usize> = steps.iter().map(|s| s.logits).collect();
         let mut logits = model.forward_cached(workspace, &mut self.pages, &mut steps);
         let mut rows = logits.chunks_exact_mut(model.config().vocab_size);
-        let sequences = self.running.iter_mut().filter(|s| s.next > 0 && s.adapter == adapter);
+        let sequences = (self.running.iter_mut())
+            .filter(|s| s.next > 0 && s.adapter == adapter && s.sum.is_none());
         for (sequence, wanted) in sequences.zip(wanted) {
             let before = sequence.tokens.len() - sequence.guesses;
             let mut own = rows.by_ref().take(wanted);
@@ -198,6 +202,32 @@ impl Engine {
             }
             own.for_each(drop); // those after a wrong guess
             self.waiting.count(sequence.owner, 2 * (sequence.tokens.len() - before));
+        }
+    }
+
+    /// Passes of the sequences of one adapter whose embeddings are wanted. Rows are added one by one in their order:
+    /// chunks change nothing.
+    fn embed(&mut self, adapter: usize) {
+        let (model, workspace) = &mut self.models[adapter];
+        for sequence in self.running.iter_mut().filter(|s| s.next > 0 && s.adapter == adapter) {
+            let Some(sum) = &mut sequence.sum else { continue };
+            let (kv, next) = (&mut sequence.kv, sequence.next);
+            let tokens = &sequence.tokens[kv.len..][..next];
+            let mut steps = [Step { tokens, logits: 0, kv }];
+            let rows = model.hidden_cached(workspace, &mut self.pages, &mut steps);
+            for row in rows.chunks_exact(model.config().hidden_size) {
+                sum.resize(row.len(), 0.0);
+                sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
+            }
+            self.waiting.count(sequence.owner, next);
+            if sequence.kv.len == sequence.tokens.len() {
+                let length = sum.iter().map(|x| x * x).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+                let embedding: Vec<f32> = sum.iter().map(|x| (x / length) as f32).collect();
+                sequence.end(match length.is_finite() {
+                    true => Event::Embedding(embedding),
+                    false => Event::Error(SamplingError::NotANumber.into()),
+                });
+            }
         }
     }
 
@@ -254,7 +284,8 @@ impl Sequence {
             sampler: Sampler::new(request.sampling, &request.prompt, request.constraint),
             adapter: request.adapter,
             owner: request.owner,
-            told: request.prompt_logprobs.map(|n| (n, Vec::new())),
+            told: request.prompt_logprobs.filter(|_| !request.embedding).map(|n| (n, Vec::new())),
+            sum: request.embedding.then(Vec::new),
             tokens: request.prompt,
             kv,
             max_tokens,

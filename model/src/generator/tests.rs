@@ -6,6 +6,7 @@ use compute::{IGNORE, Span};
 use super::*;
 use crate::init::{Init, initialise};
 use crate::tokenizer::TrainOptions;
+use crate::transformer::Step;
 
 const CONTEXT: usize = 320;
 /// The id of the only special token.
@@ -252,7 +253,7 @@ fn answers_end_where_they_should() {
     let mut shown = String::new();
     for event in world.start(world.options()).submit(request).unwrap() {
         match event {
-            Event::Prompt(_) => panic!("nobody asked"),
+            Event::Prompt(_) | Event::Embedding(_) => panic!("nobody asked"),
             Event::Token(token) => shown += &token.text,
             Event::Done(done) => assert_eq!(done.reason, Reason::StopString(stop.clone())),
             Event::Error(error) => panic!("{error}"),
@@ -280,7 +281,7 @@ fn text_comes_whole_and_in_order() {
         let mut pieces = Vec::new();
         for event in generator.submit(request).unwrap() {
             match event {
-                Event::Prompt(_) => panic!("nobody asked"),
+                Event::Prompt(_) | Event::Embedding(_) => panic!("nobody asked"),
                 Event::Token(token) => pieces.push((Some(token.id), token.text)),
                 Event::Done(done) => pieces.push((None, done.text)),
                 Event::Error(error) => panic!("{error}"),
@@ -421,6 +422,40 @@ fn prompts_are_told_of() {
             assert_eq!(told.top.len(), 2);
         }
     }
+}
+
+/// Against a pass over the whole prompt: in chunks, beside answers, and whatever is remembered. What the head makes of the
+/// rows of that pass are the logits.
+#[test]
+fn embeddings_are_means() {
+    let world = World::new();
+    let generator = world.start(world.options());
+    let mut workspace = Workspace::new(world.cpu.clone(), DType::F32);
+    let config = world.model.config();
+    let beside = Request { prompt: prompt(1, 30), max_tokens: Some(60), ..Request::default() };
+    let beside = generator.submit(beside).unwrap();
+    for len in [1, 2, 64, 65, 200, 200] {
+        let tokens = prompt(3, len);
+        let request = Request { prompt: tokens.clone(), embedding: true, ..Request::default() };
+        let mut events = generator.submit(request).unwrap();
+        let Some(Event::Embedding(embedding)) = events.next() else { panic!("an embedding") };
+        assert!(events.next().is_none());
+
+        let mut pages = world.model.pages(KvType::F32, len.div_ceil(PAGE)).unwrap();
+        let held = (0..len.div_ceil(PAGE)).map(|_| pages.allocate().unwrap()).collect();
+        let mut kv = compute::kv::KvSequence { pages: held, len: 0 };
+        let mut steps = [Step { tokens: &tokens, logits: 0, kv: &mut kv }];
+        let rows = world.model.hidden_cached(&mut workspace, &mut pages, &mut steps);
+        let mean = |i: usize| {
+            rows.chunks_exact(config.hidden_size).map(|row| f64::from(row[i])).sum::<f64>()
+        };
+        let mean: Vec<f64> = (0..config.hidden_size).map(mean).collect();
+        let length = mean.iter().map(|x| x * x).sum::<f64>().sqrt();
+        for (x, mean) in embedding.iter().zip(&mean) {
+            assert_eq!(*x, (mean / length) as f32);
+        }
+    }
+    assert_eq!(beside.wait().unwrap().tokens.len(), 60);
 }
 
 /// Answers with adapters, beside others without, are those of a generator that has nothing else.
