@@ -16,9 +16,9 @@ use model::transformer::Transformer;
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::Toolbox;
 use crate::grammar::{AfterThinking, Form, Grammars};
 use crate::reader::{self, Reader, Speech, opens_thinking};
+use crate::{Toolbox, generic};
 
 /// Most rounds of tool calls in one answer.
 pub const ROUNDS: usize = 8;
@@ -199,7 +199,13 @@ impl Assistant {
         settings: &Settings,
     ) -> Result<Request, AssistantError> {
         let template = self.template.as_ref().ok_or(AssistantError::NoTemplate)?;
-        let (prompt, _) = template.render(messages, tools, true)?.tokens(&self.tokenizer);
+        let rendered = match tools {
+            Some(tools) if !generic::knows_tools(template.source()) => {
+                template.render(&generic::with_tools(messages, tools), None, true)?
+            }
+            tools => template.render(messages, tools, true)?,
+        };
+        let (prompt, _) = rendered.tokens(&self.tokenizer);
         Ok(self.request(prompt, settings))
     }
 
@@ -307,6 +313,8 @@ impl Assistant {
                 if let Some(name) = id.and_then(|id| self.special(id)) {
                     parts.extend(reader.special(name));
                 }
+                // Whoever watches may have had enough, also where nothing is to be seen.
+                watch(Said::Text(""))?;
                 parts.into_iter().try_for_each(|part| {
                     part.clone().add_to(&mut message);
                     match &part {

@@ -6,6 +6,7 @@
 pub mod assistant;
 pub mod calculator;
 pub mod calls;
+pub mod generic;
 pub mod grammar;
 pub mod reader;
 
