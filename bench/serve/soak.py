@@ -227,8 +227,13 @@ def memory():
 
 
 def sockets():
-    links = (os.readlink(f.path) for f in os.scandir(f"/proc/{server.pid}/fd"))
-    return sum(link.startswith("socket:") for link in links)
+    n = 0
+    for f in os.scandir(f"/proc/{server.pid}/fd"):
+        try:
+            n += os.readlink(f.path).startswith("socket:")
+        except FileNotFoundError:
+            pass  # closed meanwhile
+    return n
 
 
 def health():

@@ -17,6 +17,7 @@ from pathlib import Path
 
 COLOURS = [{"role": "user", "content": "Name three colours."}]
 ASK = dict(model="m", messages=COLOURS, max_tokens=24, seed=7, temperature=0.7)
+PLACE = {"type": "object", "properties": {"city": {"enum": ["Oslo", "Rome"]}}, "required": ["city"], "additionalProperties": False}
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 
 
@@ -50,6 +51,14 @@ def openai(url):
         refused(openai.BadRequestError, lambda: client.chat.completions.create(**ASK | wrong), param=param)
     refused(openai.NotFoundError, lambda: client.chat.completions.create(**ASK | dict(model="gpt-5")), code="model_not_found")
 
+    form = {"type": "json_schema", "json_schema": {"name": "place", "schema": PLACE}}
+    formed = client.chat.completions.create(**ASK | dict(max_tokens=200), response_format=form)
+    assert json.loads(formed.choices[0].message.content)["city"] in ("Oslo", "Rome")
+    numbers = client.embeddings.create(model="m", input=["A cat.", "The sea."], encoding_format="float")
+    letters = client.embeddings.create(model="m", input=["A cat.", "The sea."])  # base64, as the client asks
+    assert [d.embedding for d in numbers.data] == [d.embedding for d in letters.data]
+    assert abs(sum(x * x for x in numbers.data[0].embedding) - 1) < 1e-3
+
     responses = client.responses
     answer = responses.create(model="m", input=COLOURS, max_output_tokens=24, temperature=0.7, extra_body={"seed": 7})
     assert answer.output_text == first and answer.status == "incomplete", answer
@@ -61,6 +70,9 @@ def openai(url):
         for _ in stream:
             pass
         assert stream.get_final_response().output_text
+    form = {"format": {"type": "json_schema", "name": "place", "schema": PLACE}}
+    formed = responses.create(model="m", input=COLOURS, max_output_tokens=200, text=form, extra_body={"seed": 7})
+    assert json.loads(formed.output_text)["city"] in ("Oslo", "Rome")
     call = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}
     output = {"type": "function_call_output", "call_id": "1", "output": "3"}
     tool = {"type": "function", "name": "f", "parameters": SCHEMA, "strict": False}
@@ -125,11 +137,13 @@ def litellm(url):
 
 def langchain(url):
     from importlib.metadata import version
-    from langchain_openai import ChatOpenAI
+    from langchain_openai import ChatOpenAI, OpenAIEmbeddings
     chat = ChatOpenAI(base_url=url, api_key="none", model="m", max_tokens=24, seed=7, temperature=0.7)
     first = chat.invoke("Name three colours.").text
     assert first and "".join(c.text for c in chat.stream("Name three colours.")) == first
     assert chat.bind_tools([{"type": "function", "function": {"name": "f", "parameters": SCHEMA}}]).invoke("Hi").usage_metadata
+    embeddings = OpenAIEmbeddings(base_url=url, api_key="none", model="m", check_embedding_ctx_length=False)
+    assert len(embeddings.embed_documents(["A cat.", "The sea."])) == 2
     other = ChatOpenAI(base_url=url, api_key="none", model="m", max_tokens=24, temperature=0.7, use_responses_api=True)
     assert other.invoke("Name three colours.").text and "".join(c.text for c in other.stream("Hi"))
     return version("langchain-openai")

@@ -7,7 +7,7 @@ set -euo pipefail
 program=$1 model=$2
 shift 2
 log=$(mktemp)
-"$program" serve "$model" --listen 127.0.0.1:0 --context 256 2>"$log" &
+"$program" serve "$model" --listen 127.0.0.1:0 --context 64 2>"$log" &
 server=$!
 trap 'kill $server; rm -f "$log"' EXIT
 until url=$(grep -o 'http://[0-9.:]*' "$log"); do sleep 0.2; done
