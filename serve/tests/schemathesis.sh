@@ -4,12 +4,14 @@
 # Two of its checks are left out. Data by the document needn't be accepted: a conversation may be longer than the context,
 # a token unknown. And of what the document forbids some is taken: fields that aren't known are passed over, as vLLM does.
 set -euo pipefail
-program=$1 model=$2
+program=$(realpath "$1") model=$(realpath "$2")
 shift 2
-log=$(mktemp)
+folder=$(mktemp -d)
+log=$folder/log
+cd "$folder" # it leaves notes
 "$program" serve "$model" --listen 127.0.0.1:0 --context 64 2>"$log" &
 server=$!
-trap 'kill $server; rm -f "$log"' EXIT
+trap 'kill $server; rm -rf "$folder"' EXIT
 until url=$(grep -o 'http://[0-9.:]*' "$log"); do sleep 0.2; done
 schemathesis run "$url/openapi.json" --url "$url" --generation-deterministic \
   --exclude-checks positive_data_acceptance,negative_data_rejection --request-timeout 120 "$@"
