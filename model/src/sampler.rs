@@ -4,7 +4,7 @@
 //! then one draw. The draw for a position depends on the seed and the position alone, so a request
 //! gives the same tokens whatever else is in the batch. All ties go to the lowest id.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use compute::rng::Rng;
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,10 @@ pub struct Sampling {
     /// Divides positive logits of tokens that occurred, multiplies negative ones; 1 is none
     /// (Keskar et al. 2019).
     pub repetition_penalty: f32,
+    /// Taken from the logits of tokens of the answer so far (OpenAI's API reference).
+    pub presence_penalty: f32,
+    /// The same as often as each occurred.
+    pub frequency_penalty: f32,
     /// Added to the logits of these tokens.
     pub logit_bias: Vec<(u32, f32)>,
     /// Start of the random numbers.
@@ -44,6 +48,8 @@ impl Default for Sampling {
             top_p: 1.0,
             min_p: 0.0,
             repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
             logit_bias: Vec::new(),
             seed: 0,
             logprobs: None,
@@ -104,6 +110,8 @@ impl Sampling {
             ("top_p", self.top_p, f32::MIN_POSITIVE..=1.0, "above 0 and at most 1"),
             ("min_p", self.min_p, 0.0..=1.0, "from 0 to 1"),
             ("repetition_penalty", self.repetition_penalty, 0.01..=100.0, "from 0.01 to 100"),
+            ("presence_penalty", self.presence_penalty, -2.0..=2.0, "from -2 to 2"),
+            ("frequency_penalty", self.frequency_penalty, -2.0..=2.0, "from -2 to 2"),
         ];
         for (name, value, allowed, range) in checks {
             if !allowed.contains(&value) {
@@ -130,6 +138,8 @@ pub struct Sampler {
     constraint: Option<Box<dyn Constraint>>,
     /// Distinct tokens so far, for the repetition penalty.
     seen: BTreeSet<u32>,
+    /// How often each token was chosen, for the other two.
+    chosen: BTreeMap<u32, u32>,
 }
 
 impl Sampler {
@@ -141,7 +151,7 @@ impl Sampler {
     ) -> Self {
         let penalises = sampling.repetition_penalty != 1.0;
         let seen = prompt.iter().copied().filter(|_| penalises).collect();
-        Sampler { sampling, constraint, seen }
+        Sampler { sampling, constraint, seen, chosen: BTreeMap::new() }
     }
 
     /// Chooses the token at `position` (tokens before it) by `logits` `[vocab]`, which it changes.
@@ -163,6 +173,12 @@ impl Sampler {
                 *x = if *x > 0.0 { *x / penalty } else { *x * penalty };
             }
         }
+        for (&id, &times) in &self.chosen {
+            if let Some(x) = logits.get_mut(id as usize) {
+                let Sampling { presence_penalty, frequency_penalty, .. } = self.sampling;
+                *x -= presence_penalty + frequency_penalty * times as f32;
+            }
+        }
         for &(id, bias) in &self.sampling.logit_bias {
             if let Some(x) = logits.get_mut(id as usize) {
                 *x += bias;
@@ -179,6 +195,9 @@ impl Sampler {
         let id = id.ok_or(SamplingError::NotANumber)?;
         if self.sampling.repetition_penalty != 1.0 {
             self.seen.insert(id);
+        }
+        if self.sampling.presence_penalty != 0.0 || self.sampling.frequency_penalty != 0.0 {
+            *self.chosen.entry(id).or_default() += 1;
         }
         if let Some(constraint) = &mut self.constraint {
             constraint.take(id).map_err(SamplingError::Constraint)?;
@@ -352,6 +371,13 @@ mod tests {
         let ids: Vec<u32> =
             (0..5).map(|i| sampler.sample(&mut LOGITS.to_vec(), i).unwrap().id).collect();
         assert_eq!(ids, [1, 3, 1, 1, 1]);
+        // The first choice takes 1.6 from its token, each other one 1.
+        let often =
+            Sampling { presence_penalty: 0.6, frequency_penalty: 1.0, ..Sampling::default() };
+        let mut sampler = Sampler::new(often, &[1, 1], None);
+        let ids: Vec<u32> =
+            (0..5).map(|i| sampler.sample(&mut LOGITS.to_vec(), i).unwrap().id).collect();
+        assert_eq!(ids, [1, 3, 1, 3, 0]);
         let bias = Sampling { logit_bias: vec![(5, 43.5)], ..Sampling::default() };
         assert_eq!(one(bias, &[], &LOGITS), 5);
     }

@@ -94,7 +94,6 @@ impl Fields {
     /// # Errors
     /// What is of another type or out of its range.
     pub fn sampling(&mut self, vocab: usize, fresh: u64) -> Result<Sampling, ApiError> {
-        self.refuse(&[("presence_penalty", 0.into()), ("frequency_penalty", 0.into())])?;
         let mut logit_bias = Vec::new();
         for (id, bias) in self.take::<Map<String, Value>>("logit_bias")?.unwrap_or_default() {
             let wrong = || ApiError::field("logit_bias", "it maps ids of tokens to numbers");
@@ -109,6 +108,8 @@ impl Fields {
             top_k: self.take::<i64>("top_k")?.map_or(0, |k| usize::try_from(k).unwrap_or(0)),
             min_p: self.take("min_p")?.unwrap_or(plain.min_p),
             repetition_penalty: self.take("repetition_penalty")?.unwrap_or(1.0),
+            presence_penalty: self.take("presence_penalty")?.unwrap_or(0.0),
+            frequency_penalty: self.take("frequency_penalty")?.unwrap_or(0.0),
             logit_bias,
             seed: seed.map_or(fresh, |s| s as u64),
             logprobs: None,

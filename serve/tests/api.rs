@@ -121,7 +121,7 @@ fn what_is_wrong_is_named() {
         (json!({"messages": hi, "stop": [""]}), "stop"),
         (json!({"messages": hi, "logit_bias": {"x": 1}}), "logit_bias"),
         (json!({"messages": hi, "top_logprobs": 3}), "top_logprobs"),
-        (json!({"messages": hi, "presence_penalty": 1}), "presence_penalty"),
+        (json!({"messages": hi, "presence_penalty": 3}), "presence_penalty"),
         (json!({"messages": hi, "response_format": {"type": "poem"}}), "response_format"),
         (
             json!({"messages": hi, "response_format": {"type": "regex", "regex": "("}}),
