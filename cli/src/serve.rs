@@ -8,7 +8,9 @@ use clap::Args;
 use compute::kv::KvType;
 use model::generator::Options;
 use serde_json::{Value, json};
+use serve::Web;
 use serve::{App, Keys, Limits, PerMinute, Served, Settings, Tls};
+use store::conversations::Conversations;
 use tools::assistant::Assistant;
 
 use crate::common::Common;
@@ -76,6 +78,54 @@ pub struct ServeArgs {
     /// Another name that this machine is reached by, such as the proxy's before it.
     #[arg(long = "host", value_name = "NAME")]
     hosts: Vec<String>,
+    #[command(flatten)]
+    page: PageArgs,
+}
+
+/// Arguments of the page.
+#[derive(Args, Debug)]
+struct PageArgs {
+    /// Serve the API alone: no page, and nothing is kept.
+    #[arg(long, conflicts_with_all = ["store", "runs"])]
+    no_web: bool,
+    /// The database that the page's conversations are kept in [default: homegrown/chat.db where this person's data is].
+    #[arg(long, value_name = "FILE")]
+    store: Option<PathBuf>,
+    /// The folder whose runs the page shows.
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    runs: PathBuf,
+}
+
+impl PageArgs {
+    /// Opens what the page needs. Where nobody says which file, and the usual one can't be had, there is no page, and it
+    /// is told why.
+    fn open(&self) -> Result<Option<(Web, PathBuf)>, Failure> {
+        if self.no_web {
+            return Ok(None);
+        }
+        let Some(path) = self.store.clone().or_else(usual_store) else {
+            eprintln!(
+                "   note: no page: there is no HOME for its conversations; --store FILE names a place"
+            );
+            return Ok(None);
+        };
+        match Conversations::open(&path) {
+            Ok(store) => Ok(Some((Web::new(store, self.runs.clone()), path))),
+            Err(error) if self.store.is_none() => {
+                eprintln!("   note: no page: {error}; --store FILE names another place");
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Where the system wants a person's data.
+fn usual_store() -> Option<PathBuf> {
+    let named = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let data = named("XDG_DATA_HOME").filter(|path| path.is_absolute());
+    let data = data.or_else(|| Some(named("HOME")?.join(".local/share")))?;
+    Some(data.join("homegrown/chat.db"))
 }
 
 /// `NAME=DIR`.
@@ -162,11 +212,13 @@ pub fn serve(args: &ServeArgs, common: &Common) -> Result<Value, Failure> {
     let tls = tls.transpose().map_err(Failure::invalid)?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let (open, public) = (keys.is_none(), !args.listen.ip().is_loopback());
+    let page = args.page.open()?;
+    let (web, kept) = page.unzip();
     let sequences = args.sequences.max(1);
     let places = sequences + args.queue;
     let limits = Limits { places, ..Limits::default() };
     let settings =
-        Settings { keys, rates, hosts: args.hosts.clone(), limits, ..Settings::default() };
+        Settings { keys, rates, hosts: args.hosts.clone(), limits, web, ..Settings::default() };
     let (app, options) = args.served.start(settings, common, |options| {
         let full = options.tokens.saturating_mul(sequences);
         options.tokens = args.tokens.unwrap_or(full.min(options.tokens.max(32_768)));
@@ -182,6 +234,12 @@ pub fn serve(args: &ServeArgs, common: &Common) -> Result<Value, Failure> {
         if open && public {
             eprintln!(
                 "   note: everybody who can reach this machine can ask; --keys FILE and --new-key NAME change that"
+            );
+        }
+        if let Some(kept) = &kept {
+            eprintln!(
+                "{scheme}://{at}/ is for people; their conversations are kept in {}",
+                kept.display()
             );
         }
         eprintln!("{scheme}://{at}/v1 is OpenAI's API; Ctrl-C ends it when all answers are given");

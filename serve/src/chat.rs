@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use model::generator::Usage;
-use model::message::{Message, ToolCall};
+use model::message::{Message, Role, ToolCall};
 use serde_json::{Value, json};
 use tokio::task::block_in_place;
 use tools::assistant::{Assistant, Settings};
@@ -65,7 +65,7 @@ pub fn read(app: &App, caller: &Caller, mut f: Fields) -> Result<Asked, ApiError
     let read = |(i, m): (usize, Value)| {
         serde_json::from_value(m).map_err(|e| ApiError::field(&format!("messages[{i}]"), e))
     };
-    let messages: Vec<Message> =
+    let mut messages: Vec<Message> =
         messages.into_iter().enumerate().map(read).collect::<Result<_, _>>()?;
     let tools: Option<Vec<Value>> = f.few("tools", TOOLS)?;
     let mut tools = tools.filter(|tools| !tools.is_empty()).map(Value::Array);
@@ -99,7 +99,14 @@ pub fn read(app: &App, caller: &Caller, mut f: Fields) -> Result<Asked, ApiError
     let (priority, full) = (f.priority()?, f.full_receipt()?);
     let settings = Settings { sampling, max_tokens: most, stop: f.stop()? };
     let ignore_eos = f.take("ignore_eos")?.unwrap_or(false);
+    let begun = match f.take("continue_final_message")?.unwrap_or(false) {
+        true => Some(beginning(&mut messages, form.as_ref())?),
+        false => None,
+    };
     let mut request = assistant.next_message(&messages, tools.as_ref(), &settings)?;
+    if let Some(begun) = begun {
+        request.prompt.extend(assistant.tokenizer().encode(&begun));
+    }
     if ignore_eos {
         request.stop_ids.clear();
     }
@@ -115,6 +122,16 @@ pub fn read(app: &App, caller: &Caller, mut f: Fields) -> Result<Asked, ApiError
     (request.owner, request.priority) = (caller.owner, priority);
     let ask = Ask { request, calls: tools.is_some(), tools };
     Ok(Asked { asks: ask.times(n), model, full, stream, usage, logprobs })
+}
+
+/// How the answer has to begin: the last message, which is the assistant's. What follows is told, not it.
+fn beginning(messages: &mut Vec<Message>, form: Option<&Form>) -> Result<String, ApiError> {
+    let wrong = |why: &str| Err(ApiError::field("continue_final_message", why));
+    match messages.pop() {
+        _ if form.is_some() => wrong("an answer of a form has no other beginning"),
+        Some(m) if m.role == Role::Assistant && m.tool_calls.is_empty() => Ok(m.content),
+        _ => wrong("the last message has to be the assistant's, without calls"),
+    }
 }
 
 /// The form of a call, if `tool_choice` demands one.

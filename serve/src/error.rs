@@ -63,6 +63,11 @@ impl ApiError {
         ApiError::new(StatusCode::NOT_FOUND, format!("there is no {path}"))
     }
 
+    /// Something that isn't there.
+    pub fn not_there(message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::NOT_FOUND, message)
+    }
+
     /// A path that is there for another method.
     pub fn no_method() -> ApiError {
         ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this path takes another method")

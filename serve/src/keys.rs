@@ -32,6 +32,14 @@ pub enum KeyError {
     Random(std::io::Error),
 }
 
+/// What nobody can guess: 24 bytes of the system's, as hexadecimal digits.
+pub fn random() -> std::io::Result<String> {
+    use std::io::Read as _;
+    let mut bytes = [0; 24];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
+
 /// Who may ask.
 #[derive(Debug, Default)]
 pub struct Keys(Vec<(blake3::Hash, Caller)>);
@@ -74,12 +82,7 @@ impl Keys {
     /// # Errors
     /// A file that can't be read or written.
     pub fn add(path: &Path, name: &str) -> Result<String, KeyError> {
-        use std::io::Read as _;
-        let mut bytes = [0; 24];
-        let random = std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes));
-        random.map_err(KeyError::Random)?;
-        let key: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-        let key = format!("{PREFIX}{key}");
+        let key = format!("{PREFIX}{}", random().map_err(KeyError::Random)?);
         let before = if path.exists() { store::read_text(path)? } else { String::new() };
         let name = name.replace(char::is_control, " ");
         let text = format!("{before}{} {name}\n", blake3::hash(key.as_bytes()).to_hex());

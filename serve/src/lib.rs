@@ -23,6 +23,7 @@ mod rates;
 mod receipt;
 mod responses;
 mod stream;
+mod web;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -51,6 +52,7 @@ use metrics::Metrics;
 pub use openapi::openapi;
 pub use rates::{Caller, PerMinute};
 pub use receipt::{Receipt, ReplayError, Replayed, replay};
+pub use web::Web;
 
 /// What the server takes on.
 #[derive(Clone, Debug)]
@@ -94,6 +96,8 @@ pub struct Settings {
     pub limits: Limits,
     /// How the engine is set where that changes answers, for receipts.
     pub engine: Value,
+    /// The page, if there is one.
+    pub web: Option<Web>,
 }
 
 /// What all requests share.
@@ -106,6 +110,7 @@ pub struct App {
     everybody: Caller,
     hosts: Vec<String>,
     limits: Limits,
+    web: Option<Web>,
     places: Arc<Semaphore>,
     metrics: Metrics,
     /// Seconds since 1970.
@@ -124,7 +129,7 @@ impl App {
     /// A server's state. The queue of `model` has to have room for all [`Limits::places`]; `others` are the same
     /// with adapters ([`Assistant::with_adapter`]).
     pub fn new(model: Served, others: Vec<Served>, settings: Settings) -> Arc<App> {
-        let Settings { keys, rates, hosts, limits, engine } = settings;
+        let Settings { keys, rates, hosts, limits, engine, web } = settings;
         Arc::new(App {
             vocab: model.assistant.vocab(),
             models: std::iter::once(model).chain(others).collect(),
@@ -133,6 +138,7 @@ impl App {
             hosts,
             places: Arc::new(Semaphore::new(limits.places)),
             limits,
+            web,
             metrics: Metrics::default(),
             started: now(),
             settings: engine,
@@ -152,8 +158,10 @@ impl App {
             .route("/v1/models", get(models))
             .route("/metrics", get(metrics))
             .route("/openapi.json", get(openapi::told))
+            .merge(web::data(&self))
             .layer(axum::middleware::from_fn_with_state(self.clone(), guard::guard))
             .layer(DefaultBodyLimit::max(self.limits.body))
+            .merge(web::pages(&self))
             .route("/health", get(|| async { Json(json!({"status": "ok"})) }))
             .fallback(|uri: Uri| async move { ApiError::no_route(uri.path()) })
             .method_not_allowed_fallback(|| async { ApiError::no_method() })

@@ -2,6 +2,8 @@
 //! maps. Every error names the path and what was being done with it.
 
 pub mod atomic;
+#[cfg(feature = "sqlite")]
+pub mod conversations;
 pub mod crash;
 pub mod hash;
 pub mod lineage;
@@ -9,6 +11,8 @@ pub mod lock;
 pub mod map;
 pub mod record;
 pub mod sealed;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -16,7 +16,7 @@ use model::template::{CHATML, ChatTemplate};
 use model::tokenizer::{Tokenizer, TrainOptions};
 use model::transformer::Transformer;
 use serde_json::{Value, json};
-use serve::{App, Keys, Limits, PerMinute, Served, Settings, Tls};
+use serve::{App, Keys, Limits, PerMinute, Served, Settings, Tls, Web};
 use tools::assistant::Assistant;
 
 /// A server of a tiny model with random weights, on a thread of its own.
@@ -32,6 +32,7 @@ pub struct Doors {
     pub keys: Option<Keys>,
     pub rates: PerMinute,
     pub tls: Option<Tls>,
+    pub web: Option<Web>,
     /// Whether its model does nothing but call a tool, in place of anything at random.
     pub calls: bool,
     pub stop: Option<fn() -> bool>,
@@ -57,6 +58,7 @@ pub fn app(threads: usize, places: usize, doors: &mut Doors) -> Arc<App> {
         hosts: vec!["models.example".into()],
         limits: Limits { body: 100_000, answers: 4, places, connections: 64 },
         engine: json!({"kv": "f32", "exact": false}),
+        web: doors.web.take(),
     };
     App::new(model, Vec::new(), settings)
 }
