@@ -34,6 +34,10 @@ pub fn replay(args: &ReplayArgs, common: &Common) -> Result<Value, Failure> {
     if served.kv.is_none() {
         served.kv = receipt.settings["kv"].as_str().and_then(|kind| kind.parse().ok());
     }
+    // What the request calls the model.
+    if served.name.is_none() && served.also.is_empty() {
+        served.name = Some(receipt.model().to_string());
+    }
     let (app, _) = served.start(Settings::default(), common, |_| ())?;
     let replayed = serve::replay(&app, &receipt, request).map_err(Failure::invalid)?;
     if !common.json {

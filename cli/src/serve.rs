@@ -27,10 +27,10 @@ pub struct ServedArgs {
     model: ModelArgs,
     /// The model's name in the API [default: the last part of its path].
     #[arg(long, value_name = "NAME")]
-    name: Option<String>,
+    pub name: Option<String>,
     /// Another model of the API: this one with the adapter in a folder.
     #[arg(long, value_name = "NAME=DIR", value_parser = also)]
-    also: Vec<(String, PathBuf)>,
+    pub also: Vec<(String, PathBuf)>,
     /// Longest conversation, tokens; not more than the model's own.
     #[arg(long, default_value_t = 8192, value_name = "N")]
     context: usize,

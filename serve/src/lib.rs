@@ -152,8 +152,8 @@ impl App {
             .route(chat::PATH, post(chat::chat))
             .route(completions::PATH, post(completions::completions))
             .route("/v1/embeddings", post(embeddings::embeddings))
-            .route("/v1/responses", post(responses::responses))
-            .route("/v1/messages", post(messages::messages))
+            .route(responses::PATH, post(responses::responses))
+            .route(messages::PATH, post(messages::messages))
             .route("/v1/messages/count_tokens", post(messages::count))
             .route("/v1/models", get(models))
             .route("/metrics", get(metrics))
@@ -195,8 +195,8 @@ impl App {
             chat::PATH => Fields::read(body).and_then(|f| chat::read(self, who, f).map(drop)),
             completions::PATH => completions::read(self, who, body).map(drop),
             "/v1/embeddings" => embeddings::read(self, who, body).map(drop),
-            "/v1/responses" => responses::read(self, who, body).map(drop),
-            "/v1/messages" => messages::read(self, who, body, false).map(drop),
+            responses::PATH => responses::read(self, who, body).map(drop),
+            messages::PATH => messages::read(self, who, body, false).map(drop),
             "/v1/messages/count_tokens" => messages::read(self, who, body, true).map(drop),
             _ => Err(ApiError::no_route(path)),
         };

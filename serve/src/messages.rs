@@ -17,11 +17,15 @@ use crate::chat::{self, Asked};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::rates::Caller;
+use crate::receipt::Receipt;
 use crate::stream::{Named, ended, named};
 
+/// Where it is.
+pub const PATH: &str = "/v1/messages";
+
 /// Fields that are what they are in chat completions, beside those of [`read`].
-const SAME: [&str; 8] =
-    ["model", "max_tokens", "temperature", "top_p", "top_k", "min_p", "stream", "seed"];
+const SAME: [&str; 9] =
+    ["model", "max_tokens", "temperature", "top_p", "top_k", "min_p", "stream", "seed", "receipt"];
 /// Chat completions' names of fields that are called otherwise here.
 const NAMES: [(&str, &str); 2] =
     [("max_completion_tokens", "max_tokens"), ("stop", "stop_sequences")];
@@ -185,6 +189,7 @@ pub async fn messages(
 ) -> Result<Response, ApiError> {
     let asked = block_in_place(|| read(&app, &caller, &body, false))?;
     let prompt = asked.asks.first().map_or(0, |ask| ask.request.prompt.len());
+    let receipt = Receipt::new(&app, PATH, asked.model, &asked.asks, &body, asked.full);
     let mut answers = app.start_all(&caller, asked.model, asked.asks)?;
     let answer = answers.pop().ok_or_else(|| ApiError::internal("no answer was started"))?;
     let about = app.about("msg", asked.model, 0);
@@ -193,7 +198,7 @@ pub async fn messages(
         "content": [], "stop_reason": null, "stop_sequence": null,
         "usage": {"input_tokens": prompt, "output_tokens": 0},
     });
-    let form = Events { message, blocks: Vec::new(), open: false };
+    let form = Events { message, blocks: Vec::new(), open: false, receipt };
     if asked.stream {
         return Ok(named(answer, form));
     }
@@ -223,6 +228,7 @@ struct Events {
     blocks: Vec<Value>,
     /// Whether the last of them goes on.
     open: bool,
+    receipt: Receipt,
 }
 
 impl Events {
@@ -314,8 +320,12 @@ impl Named for Events {
         let delta = json!({"stop_reason": reason, "stop_sequence": stop});
         self.message["stop_reason"] = reason.into();
         self.message["stop_sequence"] = stop;
+        let receipt = json!(self.receipt.of(0, &end));
         self.message["usage"] = usage.clone();
-        events.push(json!({"type": "message_delta", "delta": delta, "usage": usage}));
+        self.message["receipt"] = receipt.clone();
+        events.push(json!({
+            "type": "message_delta", "delta": delta, "usage": usage, "receipt": receipt
+        }));
         events.push(json!({"type": "message_stop"}));
         events
     }

@@ -21,7 +21,7 @@ use crate::answer::{Ask, End, whole};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::rates::{Caller, PerMinute};
-use crate::{App, chat, completions};
+use crate::{App, chat, completions, messages, responses};
 
 /// The version of the layout.
 const SCHEMA: u32 = 1;
@@ -113,6 +113,11 @@ impl Receipt {
         one
     }
 
+    /// The name of the model that answered.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
     /// Reads a receipt, or an answer that holds one.
     ///
     /// # Errors
@@ -191,6 +196,12 @@ pub fn replay(
             .and_then(|f| chat::read(app, &caller, f))
             .map(|asked| (asked.model, asked.asks)),
         completions::PATH => completions::read(app, &caller, &body).map(|a| (a.model, a.asks)),
+        responses::PATH => {
+            responses::read(app, &caller, &body).map(|(asked, _)| (asked.model, asked.asks))
+        }
+        messages::PATH => {
+            messages::read(app, &caller, &body, false).map(|asked| (asked.model, asked.asks))
+        }
         other => Err(ApiError::no_route(other)),
     }
     .map_err(refused)?;

@@ -18,10 +18,14 @@ use crate::chat::{self, Asked};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::rates::Caller;
+use crate::receipt::Receipt;
 use crate::stream::{Named, ended, named};
 
+/// Where it is.
+pub const PATH: &str = "/v1/responses";
+
 /// Fields that are what they are in chat completions, beside those of [`read`].
-const SAME: [&str; 9] = [
+const SAME: [&str; 10] = [
     "model",
     "temperature",
     "top_p",
@@ -29,6 +33,7 @@ const SAME: [&str; 9] = [
     "min_p",
     "stream",
     "seed",
+    "receipt",
     "top_logprobs",
     "parallel_tool_calls",
 ];
@@ -229,6 +234,7 @@ pub async fn responses(
 ) -> Result<Response, ApiError> {
     let (asked, repeated) = block_in_place(|| read(&app, &caller, &body))?;
     let seed = asked.asks.first().map_or(0, |ask| ask.request.sampling.seed);
+    let receipt = Receipt::new(&app, PATH, asked.model, &asked.asks, &body, asked.full);
     let started = app.start_all(&caller, asked.model, asked.asks);
     let mut answers = started.map_err(|error| error.renamed(&NAMES))?;
     let answer = answers.pop().ok_or_else(|| ApiError::internal("no answer was started"))?;
@@ -246,6 +252,7 @@ pub async fn responses(
     let form = Events {
         app,
         response,
+        receipt,
         logprobs,
         number: 0,
         items: Vec::new(),
@@ -272,6 +279,7 @@ struct Events {
     app: Arc<App>,
     /// The whole of it at the end.
     response: Value,
+    receipt: Receipt,
     logprobs: bool,
     /// Events so far.
     number: u64,
@@ -444,6 +452,7 @@ impl Named for Events {
         });
         self.response["output"] = std::mem::take(&mut self.items).into();
         self.response["status"] = status.into();
+        self.response["receipt"] = json!(self.receipt.of(0, &end));
         if cut {
             self.response["incomplete_details"] = json!({"reason": "max_output_tokens"});
         }

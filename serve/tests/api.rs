@@ -252,6 +252,23 @@ fn answers_can_be_made_again_from_their_receipts() {
     let replayed = serve::replay(&other, &receipt, Some(body.to_string().into_bytes())).unwrap();
     assert_eq!((replayed.differences.len(), replayed.answers.len()), (0, 1));
 
+    // Other forms have them as well.
+    for (path, body) in [
+        ("/v1/responses", json!({"input": "Hi", "max_output_tokens": 9, "receipt": "full"})),
+        (
+            "/v1/messages",
+            json!({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9, "receipt": "full"}),
+        ),
+    ] {
+        let answer = server.ask(path, body);
+        let receipt = Receipt::read(&answer.to_string()).unwrap();
+        let replayed = serve::replay(&other, &receipt, None).unwrap();
+        assert_eq!(replayed.differences, [""; 0], "{path}");
+        assert!(
+            answer.to_string().contains(&Value::from(replayed.answers[0].as_str()).to_string())
+        );
+    }
+
     // What isn't the same is told.
     let mut forged = last["receipt"].clone();
     forged["model_blake3"] = "1".into();
