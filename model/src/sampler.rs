@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use compute::Isa;
+use compute::cpu::softmax;
 use compute::rng::Rng;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -140,6 +142,9 @@ pub struct Sampler {
     seen: BTreeSet<u32>,
     /// How often each token was chosen, for the other two.
     chosen: BTreeMap<u32, u32>,
+    isa: Isa,
+    /// What tokens weigh, kept for the next time.
+    weights: Vec<f32>,
 }
 
 impl Sampler {
@@ -151,7 +156,14 @@ impl Sampler {
     ) -> Self {
         let penalises = sampling.repetition_penalty != 1.0;
         let seen = prompt.iter().copied().filter(|_| penalises).collect();
-        Sampler { sampling, constraint, seen, chosen: BTreeMap::new() }
+        Sampler {
+            sampling,
+            constraint,
+            seen,
+            chosen: BTreeMap::new(),
+            isa: Isa::detect(),
+            weights: Vec::new(),
+        }
     }
 
     /// Chooses the token at `position` (tokens before it) by `logits` `[vocab]`, which it changes.
@@ -163,7 +175,8 @@ impl Sampler {
         logits: &mut [f32],
         position: usize,
     ) -> Result<Sampled, SamplingError> {
-        if logits.iter().any(|x| x.is_nan() || *x == f32::INFINITY) {
+        // Of all, without a branch for each: NaN is not less than anything.
+        if !logits.iter().fold(true, |good, x| good & (*x < f32::INFINITY)) {
             return Err(SamplingError::NotANumber);
         }
         let before = self.sampling.logprobs.map(|n| (n, logits.to_vec()));
@@ -206,44 +219,92 @@ impl Sampler {
         Ok(Sampled { id, logprobs })
     }
 
-    fn draw(&self, logits: &[f32], position: usize) -> Option<u32> {
+    fn draw(&mut self, logits: &[f32], position: usize) -> Option<u32> {
         let s = &self.sampling;
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let weight = |x: f32| weight(x, max, s.temperature);
-        let mut kept = numbered(logits);
-        if s.top_k > 0 {
-            kept = likeliest(kept, s.top_k);
+        softmax::weights(self.isa, logits, s.temperature, &mut self.weights);
+        let weights = &self.weights[..];
+        let share = Rng::new(s.seed).numbered(position as u64).f64();
+        if s.top_k == 0 && s.top_p >= 1.0 {
+            return pick(weights, s.min_p, share);
         }
-        if s.top_p < 1.0 {
-            let target = f64::from(s.top_p) * kept.iter().map(|k| weight(k.1)).sum::<f64>();
-            let mut n = 64; // sorting all is rarely needed to get there
-            kept = loop {
-                let mut head = likeliest(kept.clone(), n);
-                let mut sum = 0.0;
-                let last = head.iter().position(|k| {
-                    sum += weight(k.1);
-                    sum >= target
-                });
-                if last.is_some() || head.len() == kept.len() {
-                    head.truncate(last.map_or(head.len(), |last| last + 1));
-                    break head;
-                }
-                n *= 4;
-            };
+        let mut kept = match s.top_k {
+            0 => nucleus(logits, weights, s.top_p),
+            k => likeliest(numbered(logits), k),
+        };
+        let weight = |k: &(u32, f32)| f64::from(weights[k.0 as usize]);
+        if s.top_k > 0 && s.top_p < 1.0 {
+            let target = f64::from(s.top_p) * kept.iter().map(weight).sum::<f64>();
+            shorten(&mut kept, weights, target);
         }
-        let mut kept: Vec<(u32, f64)> = kept.into_iter().map(|(id, x)| (id, weight(x))).collect();
         // The likeliest has weight 1.
-        kept.retain(|k| k.1 > 0.0 && k.1 >= f64::from(s.min_p));
-        let total: f64 = kept.iter().map(|k| k.1).sum();
-        let mut left = Rng::new(s.seed).numbered(position as u64).f64() * total;
-        for &(id, weight) in &kept {
-            left -= weight;
+        kept.retain(|k| weight(k) > 0.0 && weight(k) >= f64::from(s.min_p));
+        let mut left = share * kept.iter().map(weight).sum::<f64>();
+        let chosen = kept.iter().find(|k| {
+            left -= weight(k);
+            left < 0.0
+        });
+        chosen.or(kept.last()).map(|k| k.0) // rounding may leave a crumb
+    }
+}
+
+/// Draws among all tokens of at least the weight `min`: the one at `share` of their sum.
+fn pick(weights: &[f32], min: f32, share: f64) -> Option<u32> {
+    const BLOCK: usize = 1024;
+    let of = |w: &f32| if *w >= min { f64::from(*w) } else { 0.0 };
+    // Eight sums at a time, which don't wait for each other.
+    let sum = |block: &[f32]| {
+        let mut lanes = [0f64; 8];
+        for eight in block.chunks(8) {
+            lanes.iter_mut().zip(eight).for_each(|(lane, w)| *lane += of(w));
+        }
+        lanes.iter().sum::<f64>()
+    };
+    let sums: Vec<f64> = weights.chunks(BLOCK).map(sum).collect();
+    let mut left = share * sums.iter().sum::<f64>();
+    let mut last = None;
+    for (i, (block, sum)) in weights.chunks(BLOCK).zip(&sums).enumerate() {
+        if left >= *sum {
+            left -= sum;
+            continue;
+        }
+        for (j, w) in block.iter().enumerate().filter(|(_, w)| of(w) > 0.0) {
+            left -= of(w);
+            last = Some((i * BLOCK + j) as u32);
             if left < 0.0 {
-                return Some(id);
+                return last;
             }
         }
-        kept.last().map(|k| k.0) // rounding left a crumb
     }
+    // Rounding left a crumb.
+    last.or_else(|| weights.iter().rposition(|w| of(w) > 0.0).map(|i| i as u32))
+}
+
+/// The fewest likeliest tokens whose weights reach `top_p` of all, in falling order.
+fn nucleus(logits: &[f32], weights: &[f32], top_p: f32) -> Vec<(u32, f32)> {
+    let target = f64::from(top_p) * weights.iter().map(|w| f64::from(*w)).sum::<f64>();
+    // Few tokens weigh much, and sorting all is rarely needed.
+    let mut least = 1e-2;
+    loop {
+        let heavy = (0..).zip(logits).filter(|(i, _)| weights[*i as usize] >= least);
+        let heavy: Vec<(u32, f32)> = heavy.map(|(id, &x)| (id, x + 0.0)).collect();
+        let n = heavy.len();
+        let mut heavy = likeliest(heavy, n);
+        if shorten(&mut heavy, weights, target) || least == 0.0 {
+            return heavy;
+        }
+        least = if least < 1e-9 { 0.0 } else { least / 16.0 };
+    }
+}
+
+/// Leaves as many of the first as reach `target` together; `false` if all don't.
+fn shorten(kept: &mut Vec<(u32, f32)>, weights: &[f32], target: f64) -> bool {
+    let mut sum = 0.0;
+    let last = kept.iter().position(|k| {
+        sum += f64::from(weights[k.0 as usize]);
+        sum >= target
+    });
+    kept.truncate(last.map_or(kept.len(), |last| last + 1));
+    last.is_some()
 }
 
 /// What the model thinks of a token by `logits` `[vocab]`, and of the `n` likeliest.
@@ -252,11 +313,6 @@ pub(crate) fn logprobs(logits: &[f32], id: u32, n: usize) -> Logprobs {
     let of = |x: f32| (f64::from(x) - total) as f32;
     let top = likeliest(numbered(logits), n).into_iter().map(|(id, x)| (id, of(x))).collect();
     Logprobs { chosen: of(logits[id as usize]), top }
-}
-
-/// Unnormalised probability, 1 for the likeliest. `libm`'s exp is the same on every platform.
-fn weight(x: f32, max: f32, temperature: f32) -> f64 {
-    libm::exp((f64::from(x) - f64::from(max)) / f64::from(temperature))
 }
 
 /// The first of the largest; `None` if nothing has a chance.
@@ -289,8 +345,9 @@ fn likeliest(mut all: Vec<(u32, f32)>, n: usize) -> Vec<(u32, f32)> {
 
 fn log_sum_exp(logits: &[f32]) -> f64 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&x| weight(x, max, 1.0)).sum();
-    f64::from(max) + libm::log(sum)
+    let mut weights = Vec::new();
+    softmax::weights(Isa::detect(), logits, 1.0, &mut weights);
+    f64::from(max) + libm::log(weights.iter().map(|w| f64::from(*w)).sum())
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! Softmax cross-entropy of rows of logits.
+//! Softmax cross-entropy of rows of logits, and what tokens weigh in a draw.
 #![allow(unsafe_code)]
 
 use super::Cpu;
 use super::rows::Parts;
-use crate::math::exp;
-use crate::simd::{Simd, at, put};
+use crate::math::{exp, exp_masked};
+use crate::simd::{Isa, Simd, at, put};
 
 /// `nll[r] = -ln softmax(logits[r])[targets[r]]` in nats. With `weights` (one a row), `logits`
 /// becomes the gradient of `sum(weights * nll)`.
@@ -81,6 +81,36 @@ unsafe fn rows_kernel<S: Simd>(
                 }
                 row[target] -= weights[r];
             }
+        }
+    }
+}
+
+/// `weights[i] = e^((logits[i] - max) / temperature)`: 1 for the likeliest, 0 for -inf, the same bits on every
+/// instruction set.
+pub fn weights(isa: Isa, logits: &[f32], temperature: f32, weights: &mut Vec<f32>) {
+    assert!(isa.available());
+    weights.resize(logits.len(), 0.0);
+    let out = &mut weights[..];
+    crate::dispatch!(isa, weigh(logits: &[f32] = logits, temperature: f32 = temperature, out: &mut [f32] = out));
+}
+
+#[inline(always)]
+unsafe fn weigh<S: Simd>(logits: &[f32], temperature: f32, out: &mut [f32]) {
+    let n = logits.len();
+    let (from, to) = (logits.as_ptr(), out.as_mut_ptr());
+    // SAFETY: both hold n elements.
+    unsafe {
+        let mut top = S::splat(f32::NEG_INFINITY);
+        let mut i = 0;
+        while i + 16 <= n {
+            top = S::max(S::load(from.add(i)), top);
+            i += 16;
+        }
+        let max = logits[i..].iter().copied().fold(S::max_lane(top), f32::max);
+        let (shift, scale) = (S::splat(max), S::splat(temperature));
+        for i in (0..n).step_by(16) {
+            let x = S::div(S::sub(at::<S>(from, i, n), shift), scale);
+            put::<S>(to, i, n, exp_masked::<S>(x));
         }
     }
 }
