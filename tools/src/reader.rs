@@ -144,8 +144,8 @@ enum State {
     Call {
         tag: bool,
     },
-    /// White space behind a call, which is the template's.
-    Called,
+    /// White space behind reasoning or a call, which is the template's.
+    Between,
 }
 
 /// Reads one answer.
@@ -194,7 +194,7 @@ impl Reader {
                     self.held.push_str(name); // such as [ARGS]
                 }
             }
-            State::Start { .. } | State::Text | State::Called
+            State::Start { .. } | State::Text | State::Between
                 if self.calls && name == format.open() =>
             {
                 self.begin_call(&mut said);
@@ -217,7 +217,7 @@ impl Reader {
                 true => said.push(Said::Text(self.speech.format.open().to_string() + &held)),
                 false => self.end_call(tag, &held, "", &mut said),
             },
-            State::Called => {}
+            State::Between => {}
         }
         said.retain(|said| !matches!(said, Said::Text(t) | Said::Reasoning(t) if t.is_empty()));
         said
@@ -233,7 +233,7 @@ impl Reader {
                 if tag && let Some(rest) = text.strip_prefix(THINK) {
                     self.held = rest.into();
                     self.state = State::Reasoning { fresh: true };
-                } else if self.calls && format.bare().is_some_and(|c| text.starts_with(c)) {
+                } else if self.is_bare_call(text) {
                     self.state = State::Call { tag: false };
                 } else if !(tag && THINK.starts_with(text)
                     || text.is_empty() && (thinks || self.calls && format.bare().is_some()))
@@ -307,15 +307,23 @@ impl Reader {
                 !self.held.is_empty()
             }
             State::Call { .. } => false,
-            State::Called => {
+            State::Between => {
                 self.held = self.held.trim_start().into();
                 if self.held.is_empty() {
                     return false;
                 }
-                self.state = State::Text;
+                self.state = match self.is_bare_call(&self.held) {
+                    true => State::Call { tag: false },
+                    false => State::Text,
+                };
                 true
             }
         }
+    }
+
+    /// Whether a text is a call from its first character on.
+    fn is_bare_call(&self, text: &str) -> bool {
+        self.calls && self.speech.format.bare().is_some_and(|c| text.starts_with(c))
     }
 
     /// Reasoning ends: before `at` with a tag of text, or with all that is held.
@@ -324,7 +332,7 @@ impl Reader {
         let text = std::mem::replace(&mut self.held, rest.unwrap_or_default());
         said.push(Said::Reasoning(text.trim_end().into()));
         // Line breaks between reasoning and answer are the template's, as those behind a call.
-        self.state = State::Called;
+        self.state = State::Between;
     }
 
     fn begin_call(&mut self, said: &mut Vec<Said>) {
@@ -338,7 +346,7 @@ impl Reader {
         match self.speech.format.read(body, self.tools.as_ref()) {
             Some(calls) => {
                 said.extend(calls.into_iter().map(Said::Call));
-                self.state = State::Called;
+                self.state = State::Between;
             }
             None => {
                 let open = if tag { self.speech.format.open() } else { "" };
@@ -445,6 +453,7 @@ mod tests {
             (Format::Mistral, true, &["[TOOL_CALLS]", "w", "[ARGS]", "{\"c\": \"P\"}"]),
             (Format::Mistral, false, &["[TOOL_", "CALLS]w[ARGS]{\"c\": \"P\"}"]),
             (Format::Pythonic, false, &["[w(c=", "'P')]"]),
+            (Format::Pythonic, false, &["<think>Hm.</think>\n", "\n[w(c='P')]"]),
             (
                 Format::Tags,
                 false,
