@@ -108,7 +108,8 @@ pub struct Options {
     pub tokens: usize,
     /// Most tokens of prompts in a step, so that long prompts don't hold up the others.
     pub chunk: usize,
-    /// Requests that may wait; who submits one more waits too.
+    /// Requests that the engine chooses the next one from, and as many again that may wait for that; who submits one more waits
+    /// too.
     pub queue: usize,
     /// Type of the operands of matrix products.
     pub products: DType,

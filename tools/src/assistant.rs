@@ -252,11 +252,6 @@ impl Assistant {
         Ok(())
     }
 
-    /// The name of a special token.
-    pub fn special(&self, id: u32) -> Option<&str> {
-        self.tokenizer.special_name(id)
-    }
-
     /// Starts to generate.
     ///
     /// # Errors
@@ -310,7 +305,7 @@ impl Assistant {
             let mut message = Message::assistant("");
             let completion = self.submit(request)?.watch(&mut |id, text| {
                 let mut parts = reader.text(text);
-                if let Some(name) = id.and_then(|id| self.special(id)) {
+                if let Some(name) = id.and_then(|id| self.tokenizer.special_name(id)) {
                     parts.extend(reader.special(name));
                 }
                 // Whoever watches may have had enough, also where nothing is to be seen.
