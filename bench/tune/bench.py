@@ -23,7 +23,7 @@ parser.add_argument("model", type=Path)
 parser.add_argument("base", type=Path)
 parser.add_argument("text", type=Path)
 parser.add_argument("--program", type=Path, default=HERE / "../../target/release/examples/lora_steps")
-parser.add_argument("--rounds", type=int, default=5)
+parser.add_argument("--rounds", type=int, default=5, help="0: no speeds")
 parser.add_argument("--steps", type=int, default=4, help="timed in a round, and one before them")
 parser.add_argument("--losses", type=int, default=50, help="steps whose losses are compared; 0: none")
 parser.add_argument("--context", type=int, default=512)
@@ -71,12 +71,13 @@ for _ in range(args.rounds):
         got = run(command, steps=args.steps + 1, **changes)
         rates[name].append(got["tokens_per_s"])
         memory[name] = got["peak_rss_bytes"]
-print(f"{args.sequences} sequences of {args.context} tokens a step, rank 16, f32, {args.threads} threads, AdamW; medians of {args.rounds}\n")
-print("| | tokens/s | times PEFT | peak memory, MB |\n|---|--:|--:|--:|")
-of = statistics.median(rates["PEFT"])
-for name, each in rates.items():
-    rate = statistics.median(each)
-    print(f"| {name} | {rate:.0f} | {rate / of:.2f} | {memory[name] / 1e6:.0f} |")
+if args.rounds:
+    print(f"{args.sequences} sequences of {args.context} tokens a step, rank 16, f32, {args.threads} threads, AdamW; medians of {args.rounds}\n")
+    print("| | tokens/s | times PEFT | peak memory, MB |\n|---|--:|--:|--:|")
+    of = statistics.median(rates["PEFT"])
+    for name, each in rates.items():
+        rate = statistics.median(each)
+        print(f"| {name} | {rate:.0f} | {rate / of:.2f} | {memory[name] / 1e6:.0f} |")
 if args.losses:
     theirs = run(peft, steps=args.losses)["losses"]
     for name in ["homegrown", "homegrown, products in f32"]:

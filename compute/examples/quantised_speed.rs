@@ -1,7 +1,7 @@
 //! Products with quantised weights beside the machine's limits in the same run: many rows beside
 //! the products of bytes that it can do, one row beside what it can read.
 //!
-//!     cargo run --release -p homegrown-compute --example quantised_speed -- [THREADS]
+//!     cargo run --release -p homegrown-compute --example quantised_speed -- [THREADS [TYPE]]
 
 use std::time::Instant;
 
@@ -24,6 +24,7 @@ fn best(mut run: impl FnMut()) -> f64 {
 fn main() {
     let threads = std::env::args().nth(1).and_then(|t| t.parse().ok()).unwrap_or(2);
     let cpu = Cpu::new(threads);
+    let only = std::env::args().nth(2);
     let (ops, bytes) = (peak::byte_ops(&cpu), peak::read_bandwidth(&cpu));
     println!(
         "{}, {threads} threads: {:.0} GOP/s, {:.1} GB/s",
@@ -31,7 +32,8 @@ fn main() {
         ops / 1e9,
         bytes / 1e9
     );
-    for kind in BlockType::ALL.into_iter().filter(|kind| kind.elements() > 1) {
+    let wanted = |kind: &BlockType| only.as_ref().is_none_or(|only| only == kind.name());
+    for kind in BlockType::ALL.into_iter().filter(|kind| kind.elements() > 1 && wanted(kind)) {
         let weights = |n: usize, k: usize| {
             let row = vec![17u8; k / kind.elements() * kind.bytes()];
             Strips::new(&cpu, n, k, kind, |_| &row[..]).expect("memory")

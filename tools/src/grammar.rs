@@ -21,6 +21,19 @@ pub enum Form {
     Lark(String),
 }
 
+/// Most bytes of a form; what it compiles to has llguidance's own limits.
+const FORM: usize = 256 << 10;
+
+impl Form {
+    /// Bytes that it is written in.
+    fn bytes(&self) -> usize {
+        match self {
+            Form::Json(schema) => schema.to_string().len(),
+            Form::Regex(text) | Form::Lark(text) => text.len(),
+        }
+    }
+}
+
 /// Compiles forms for a tokenizer.
 pub struct Grammars {
     factory: ParserFactory,
@@ -54,6 +67,10 @@ impl Grammars {
     /// # Errors
     /// What is wrong with the form, or too much, in words.
     pub fn constraint(&self, form: &Form) -> Result<Box<dyn Constraint>, String> {
+        let bytes = form.bytes();
+        if bytes > FORM {
+            return Err(format!("a form of {bytes} bytes is too large: at most {FORM} can be read"));
+        }
         let grammar = match form.clone() {
             Form::Json(schema) => TopLevelGrammar::from_json_schema(bounded(schema)),
             Form::Regex(text) => TopLevelGrammar::from_regex(&text),
@@ -221,6 +238,8 @@ mod tests {
             Form::Regex("(".into()),
             Form::Lark("start: nowhere".into()),
             Form::Json(json!({"type": "nothing"})),
+            Form::Json(json!({"enum": ["a".repeat(FORM)]})),
+            Form::Regex("a".repeat(FORM + 1)),
         ] {
             assert!(grammars.constraint(&form).is_err(), "{form:?}");
         }

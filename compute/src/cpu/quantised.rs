@@ -203,7 +203,7 @@ pub fn product(
     if c.is_empty() {
         return;
     }
-    if rows <= few::ROWS {
+    if rows <= few::rows(cpu.isa) {
         return few::product(cpu, codes, numbers, w, c, more);
     }
     let pairs = n.div_ceil(STRIPS * LANES);

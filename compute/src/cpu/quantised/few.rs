@@ -3,14 +3,18 @@
 #![allow(unsafe_code)]
 
 use super::{Layout, sum_at};
+use crate::Isa;
 use crate::bytes::{BYTES, Bytes};
 use crate::cpu::Cpu;
 use crate::cpu::rows::Parts;
 use crate::simd::{LANES, prefetch};
 use crate::strips::{STEPS, Sink, Strips, ready, start};
 
-/// Most rows.
-pub(super) const ROWS: usize = 4;
+/// Most rows: as many as have their sums in registers beside a group.
+pub(super) fn rows(isa: Isa) -> usize {
+    if isa == Isa::Avx512Bf16 { 8 } else { 4 }
+}
+
 /// Bytes between what is asked for and what is computed: some hundred nanoseconds' worth.
 const AHEAD: usize = 4096;
 /// Weights of a task at least.
@@ -60,6 +64,8 @@ unsafe fn multiply_strips<S: Bytes>(area: &Area<'_>) {
                 row += match area.rows - row {
                     1 => multiply::<S, 1>(area, strip, row),
                     2 | 3 => multiply::<S, 2>(area, strip, row),
+                    // Only where so many come: see `rows`.
+                    8.. if const { S::BIAS != 0 } => multiply::<S, 8>(area, strip, row),
                     _ => multiply::<S, 4>(area, strip, row),
                 };
             }
