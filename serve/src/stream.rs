@@ -9,6 +9,7 @@ use model::sampler::Logprobs;
 use serde_json::Value;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{StreamExt, StreamMap};
 use tools::reader::Said;
 
 use crate::answer::{End, Part, Piece};
@@ -31,52 +32,43 @@ pub trait Streamed: Send + Sync + 'static {
     fn usage(&self, usage: &Usage) -> Option<Value>;
 }
 
-/// Streams several answers at a time, then `[DONE]`. Who goes away ends them.
+/// Streams answers side by side, as they come, then `[DONE]`. Who goes away ends them.
 pub fn stream(answers: Vec<Receiver<Part>>, form: impl Streamed) -> Response {
     let (sender, receiver) = channel::<Result<Event, Infallible>>(64);
     tokio::spawn(async move {
-        let mut usage = Usage::default();
-        let form = &form;
-        // One after the other in the stream; the engine answers them together.
-        for (index, answer) in answers.into_iter().enumerate() {
-            match one(index, answer, form, &sender).await {
-                Some(of) => add(&mut usage, &of, index),
-                None => return,
-            }
-        }
-        let last = form.usage(&usage).map(|value| value.to_string());
-        for data in last.into_iter().chain(["[DONE]".to_string()]) {
-            if sender.send(Ok(Event::default().data(data))).await.is_err() {
-                return;
-            }
-        }
+        // Nobody listens any more, or an answer failed, which was told.
+        let _ = all(answers, &form, &sender).await;
     });
     Sse::new(ReceiverStream::new(receiver)).keep_alive(KeepAlive::default()).into_response()
 }
 
-/// Streams one answer; `None` if nobody listens any more, or it failed.
-async fn one(
-    index: usize,
-    mut parts: Receiver<Part>,
+/// Streams all answers; `None` if nobody listens any more, or one failed or broke off.
+async fn all(
+    answers: Vec<Receiver<Part>>,
     form: &impl Streamed,
     sender: &Sender<Result<Event, Infallible>>,
-) -> Option<Usage> {
+) -> Option<()> {
     let tell = async |value: Option<Value>| match value {
         Some(value) => sender.send(Ok(Event::default().data(value.to_string()))).await.ok(),
         None => Some(()),
     };
-    tell(form.first(index)).await?;
-    let mut calls = 0;
-    while let Some(part) = parts.recv().await {
+    let (mut usage, mut calls) = (Usage::default(), vec![0; answers.len()]);
+    let (mut open, mut left) = (StreamMap::new(), answers.len());
+    for (index, answer) in answers.into_iter().enumerate() {
+        tell(form.first(index)).await?;
+        open.insert(index, ReceiverStream::new(answer));
+    }
+    while let Some((index, part)) = open.next().await {
         match part {
             Part::Prompt(all) => tell(form.prompt(index, &all)).await?,
             Part::Said(piece) => {
-                tell(Some(form.said(index, &piece, calls))).await?;
-                calls += piece.said.iter().filter(|said| matches!(said, Said::Call(_))).count();
+                tell(Some(form.said(index, &piece, calls[index]))).await?;
+                calls[index] += piece.said.iter().filter(|s| matches!(s, Said::Call(_))).count();
             }
             Part::End(end) => {
                 tell(Some(form.end(index, &end))).await?;
-                return Some(end.usage);
+                add(&mut usage, &end.usage, index);
+                left -= 1;
             }
             Part::Failed(error) => {
                 tell(Some(error.body())).await?;
@@ -84,7 +76,11 @@ async fn one(
             }
         }
     }
-    None
+    if left > 0 {
+        return None;
+    }
+    tell(form.usage(&usage)).await?;
+    sender.send(Ok(Event::default().data("[DONE]"))).await.ok()
 }
 
 /// The form of one answer as events with names; each is its event's `type`. It gathers what was said, so that

@@ -101,6 +101,10 @@ fn streams_say_the_same() {
             .collect();
         assert_eq!(said, whole["choices"][i]["text"].as_str().unwrap());
     }
+    // Side by side.
+    let indices: Vec<u64> =
+        chunks.iter().filter_map(|c| c["choices"][0]["index"].as_u64()).collect();
+    assert!(!indices[4..].is_sorted(), "{indices:?}");
 }
 
 #[test]
@@ -242,11 +246,12 @@ fn answers_can_be_made_again_from_their_receipts() {
         .map(|c| c["message"]["content"].as_str().unwrap());
     assert_eq!(replayed.answers, said.collect::<Vec<_>>());
 
-    // The last chunk of a stream has one, too; whoever kept the request needs no more.
+    // The last chunk of each streamed answer has one, too; whoever kept the request needs no more.
     body["receipt"] = "short".into();
     body["stream"] = true.into();
     let chunks = server.stream(CHAT, &body);
-    let last = chunks.iter().rfind(|c| !c["receipt"].is_null()).unwrap();
+    let last = |c: &&Value| !c["receipt"].is_null() && c["choices"][0]["index"] == 1;
+    let last = chunks.iter().find(last).unwrap();
     let receipt = Receipt::read(&last.to_string()).unwrap();
     assert!(matches!(serve::replay(&other, &receipt, None), Err(ReplayError::NoRequest)));
     let replayed = serve::replay(&other, &receipt, Some(body.to_string().into_bytes())).unwrap();

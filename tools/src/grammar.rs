@@ -69,7 +69,9 @@ impl Grammars {
     pub fn constraint(&self, form: &Form) -> Result<Box<dyn Constraint>, String> {
         let bytes = form.bytes();
         if bytes > FORM {
-            return Err(format!("a form of {bytes} bytes is too large: at most {FORM} can be read"));
+            return Err(format!(
+                "a form of {bytes} bytes is too large: at most {FORM} can be read"
+            ));
         }
         let grammar = match form.clone() {
             Form::Json(schema) => TopLevelGrammar::from_json_schema(bounded(schema)),
