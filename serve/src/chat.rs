@@ -165,10 +165,7 @@ fn must_call(
             None => "there are no tools".into(),
         });
     }
-    match assistant.speech().call(assistant.tokenizer(), &chosen) {
-        Some(form) => Ok(Some(form)),
-        None => wrong("calls of this model can't be demanded; auto and none can".into()),
-    }
+    Ok(Some(assistant.speech().call(assistant.tokenizer(), &chosen)))
 }
 
 /// Answers messages.

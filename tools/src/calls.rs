@@ -6,6 +6,8 @@ mod xml;
 use model::message::ToolCall;
 use serde_json::{Value, json};
 
+use crate::grammar::bounded;
+
 /// A form of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -84,20 +86,41 @@ impl Format {
         }
     }
 
-    /// The JSON schema of a call, by name of a tool and schema of its arguments; `None` where calls aren't JSON.
-    pub fn schema(self, name: &str, arguments: &Value) -> Option<Value> {
-        let key = match self {
-            Format::Tags | Format::Mistral => "arguments",
-            Format::Llama => "parameters",
-            Format::Xml | Format::Pythonic => return None,
+    /// Rules of a grammar, in Lark's syntax as llguidance reads it, whose `call` is a call of one of these tools, by
+    /// name and schema of arguments.
+    pub fn rules(self, tools: &[(&str, Value)]) -> String {
+        let json = |key: &str| {
+            let call = |(name, arguments): &(&str, Value)| {
+                json!({
+                    "type": "object",
+                    "properties": {"name": {"const": name}, key: arguments},
+                    "required": ["name", key],
+                    "additionalProperties": false,
+                })
+            };
+            let calls: Vec<Value> = tools.iter().map(call).collect();
+            format!("call: %json {}\n", bounded(json!({"anyOf": calls})))
         };
-        Some(json!({
-            "type": "object",
-            "properties": {"name": {"const": name}, key: arguments},
-            "required": ["name", key],
-            "additionalProperties": false,
-        }))
+        match self {
+            Format::Tags | Format::Mistral => json("arguments"),
+            Format::Llama => json("parameters"),
+            Format::Xml => xml::rules(tools),
+            Format::Pythonic => pythonic::rules(tools),
+        }
     }
+}
+
+/// The parameters that a schema of arguments tells: name, schema, and whether it is required.
+fn parameters(arguments: &Value) -> Vec<(&str, &Value, bool)> {
+    let required = arguments["required"].as_array();
+    let is_required = |name: &str| required.is_some_and(|r| r.iter().any(|r| r == name));
+    let all = arguments["properties"].as_object().into_iter().flatten();
+    all.map(|(name, schema)| (&name[..], schema, is_required(name))).collect()
+}
+
+/// A text in a grammar.
+fn literal(text: &str) -> String {
+    Value::from(text).to_string()
 }
 
 /// Llama's: objects, one after the other, perhaps with `;` between them.

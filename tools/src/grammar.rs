@@ -167,6 +167,8 @@ impl Constraint for AfterThinking {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::calls::Format;
+    use crate::reader::Speech;
     use model::tokenizer::TrainOptions;
 
     /// The only special token, the last one.
@@ -228,6 +230,73 @@ mod tests {
             let (a, b) = text.split_once('-').unwrap();
             assert!(a.len() == 2 && a.bytes().all(|c| (b'a'..=b'c').contains(&c)), "{text}");
             assert!(b == "x" || b == "yy", "{text}");
+        }
+    }
+
+    /// Two tools.
+    fn tools() -> [(&'static str, Value); 2] {
+        let properties =
+            json!({"n": {"type": "integer"}, "b": {"type": "boolean"}, "e": {"enum": ["x", "y"]}});
+        let properties = json!({"type": "object", "properties": properties, "required": ["n", "e"], "additionalProperties": false});
+        [("f", properties), ("g", json!({"type": "object"}))]
+    }
+
+    const FORMATS: [Format; 5] =
+        [Format::Tags, Format::Xml, Format::Llama, Format::Mistral, Format::Pythonic];
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config::with_cases(24))]
+
+        /// Whatever is chosen, a call that was demanded can be read, and is one of a tool.
+        #[test]
+        fn demanded_calls_can_be_read(picks in proptest::collection::vec(0usize..1000, 300)) {
+            let tokenizer = tokenizer();
+            let grammars = Grammars::new(&tokenizer, 310, &[END]).unwrap();
+            for format in FORMATS {
+                let speech = Speech::of(None, &tokenizer).with(format);
+                let form = speech.call(&tokenizer, &tools()[..1]);
+                let mut constraint = grammars.constraint(&form).unwrap();
+                let Some(text) = walk(&mut *constraint, &tokenizer, &picks) else { continue };
+                let message = speech.message(&tokenizer, &[], &tokenizer.encode(&text));
+                assert_eq!((message.tool_calls.len(), &message.content[..]), (1, ""), "{text}");
+                let call = &message.tool_calls[0];
+                let (n, e) = (&call.arguments["n"], &call.arguments["e"]);
+                assert!(call.name == "f" && n.is_number() && (e == "x" || e == "y"), "{text}");
+            }
+        }
+    }
+
+    /// What each form's model writes is what a grammar of it allows.
+    #[test]
+    fn demanded_calls_are_as_models_write_them() {
+        let tokenizer = tokenizer();
+        let grammars = Grammars::new(&tokenizer, 310, &[END]).unwrap();
+        let schema = json!({"type": "object", "properties": {"t": {"type": "string"}, "n": {"type": "integer"}}, "required": ["t"]});
+        for (format, written) in [
+            (
+                Format::Xml,
+                "<tool_call>\n<function=w>\n<parameter=t>\nTwo\nlines </p\n</parameter>\n</function>\n</tool_call>",
+            ),
+            (
+                Format::Xml,
+                "<tool_call>\n<function=w>\n<parameter=t>\n\n</parameter>\n<parameter=n>\n12\n</parameter>\n</function>\n</tool_call>",
+            ),
+            (Format::Xml, "<tool_call>\n<function=g>\n</function>\n</tool_call>"),
+            (Format::Pythonic, "[w(n=3, t=\"é\\n\")]"),
+            (Format::Pythonic, "[g()]"),
+            (Format::Llama, "{\"name\": \"w\", \"parameters\": {\"t\": \"a\"}}"),
+        ] {
+            let speech = Speech::of(None, &tokenizer).with(format);
+            let tools = [("w", schema.clone()), ("g", json!({"type": "object"}))];
+            let mut constraint = grammars.constraint(&speech.call(&tokenizer, &tools)).unwrap();
+            for id in tokenizer.encode(written).into_iter().chain([END]) {
+                let mut logits = vec![0f32; 310];
+                constraint.mask(&mut logits).unwrap();
+                assert_eq!(logits[id as usize], 0.0, "{written}: {:?}", tokenizer.decode(&[id]));
+                constraint.take(id).unwrap();
+            }
+            let message = speech.message(&tokenizer, &[], &tokenizer.encode(written));
+            assert_eq!(message.tool_calls.len(), 1, "{written}");
         }
     }
 

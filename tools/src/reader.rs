@@ -14,10 +14,10 @@
 use model::message::{Message, ToolCall};
 use model::template::{ChatTemplate, Piece};
 use model::tokenizer::Tokenizer;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::calls::Format;
-use crate::grammar::{Form, bounded};
+use crate::grammar::Form;
 
 const THINK: &str = "<think>";
 const THOUGHT: &str = "</think>";
@@ -47,6 +47,12 @@ impl Speech {
         }
     }
 
+    /// The same with calls of another form.
+    #[cfg(test)]
+    pub(crate) fn with(self, format: Format) -> Speech {
+        Speech { format, ..self }
+    }
+
     /// Reads an answer to `prompt`, in which reasoning may have begun. `calls`: whether tools may be called;
     /// `tools`: their definitions, as far as they are known.
     pub fn reader(
@@ -63,25 +69,23 @@ impl Speech {
         Reader { speech: *self, calls, tools: tools.cloned(), state, held: String::new() }
     }
 
-    /// The form of an answer that is a call of one of these tools, by name and schema of arguments; `None` where calls of
-    /// this model can't be told by a grammar.
-    pub fn call(&self, tokenizer: &Tokenizer, tools: &[(&str, Value)]) -> Option<Form> {
-        let schemas = tools.iter().map(|(name, arguments)| self.format.schema(name, arguments));
-        let schemas: Vec<Value> = schemas.collect::<Option<_>>()?;
-        let schema = bounded(json!({"anyOf": schemas}));
+    /// The form of an answer that is a call of one of these tools, by name and schema of arguments.
+    pub fn call(&self, tokenizer: &Tokenizer, tools: &[(&str, Value)]) -> Form {
         let tag = |name: &str| match tokenizer.special_id(name) {
             Some(id) => format!("<[{id}]>"),
             None => Value::from(name).to_string(),
         };
         let open = tag(self.format.open());
         let start = match self.format {
-            Format::Mistral => format!("{open} \"[\" call \"]\""),
-            format => match format.close() {
-                Some(close) => format!(r#"{open} "\n" call "\n" {}"#, tag(close)),
-                None => return Some(Form::Json(schema)),
-            },
+            Format::Tags | Format::Xml => {
+                let close = self.format.close().map(tag).unwrap_or_default();
+                format!(r#"{open} "\n" call "\n" {close}"#)
+            }
+            Format::Mistral => format!(r#"{open} "[" call "]""#),
+            Format::Llama => "call".into(),
+            Format::Pythonic => r#""[" call "]""#.into(),
         };
-        Some(Form::Lark(format!("start: {start}\ncall: %json {schema}\n")))
+        Form::Lark(format!("start: {start}\n{}", self.format.rules(tools)))
     }
 
     /// A whole answer as a message.
@@ -370,6 +374,7 @@ mod tests {
     use super::*;
     use model::message::Role;
     use model::template::{CHATML, SpecialTokens};
+    use serde_json::json;
 
     const OPEN: &str = "<tool_call>";
     const CLOSE: &str = "</tool_call>";

@@ -3,6 +3,9 @@
 use model::message::ToolCall;
 use serde_json::{Map, Number, Value};
 
+use super::{literal, parameters};
+use crate::grammar::bounded;
+
 /// Most values inside each other.
 const DEPTH: usize = 32;
 
@@ -25,6 +28,26 @@ pub(super) fn read(body: &str) -> Option<Vec<ToolCall>> {
         text.skip(',');
     }
     (text.rest.trim().is_empty() && !calls.is_empty()).then_some(calls)
+}
+
+/// As [`Format::rules`](super::Format::rules): what may be left out first, each with a comma; values are JSON's.
+pub(super) fn rules(tools: &[(&str, Value)]) -> String {
+    let (mut call, mut rules) = (Vec::new(), String::new());
+    for (t, (name, arguments)) in tools.iter().enumerate() {
+        let (mut first, mut last) = (String::new(), Vec::new());
+        for (p, (key, schema, required)) in parameters(arguments).into_iter().enumerate() {
+            let (key, schema) = (literal(&format!("{key}=")), bounded(schema.clone()));
+            rules += &format!("p{t}_{p}: {key} %json {schema}\n");
+            match required {
+                true => last.push(format!("p{t}_{p}")),
+                false => first += &format!(" (p{t}_{p} \", \")?"),
+            }
+        }
+        let open = literal(&format!("{name}("));
+        call.push(format!("f{t}"));
+        rules += &format!("f{t}: {open}{first} {} \")\"\n", last.join(" \", \" "));
+    }
+    format!("call: {}\n{rules}", call.join(" | "))
 }
 
 /// What is still to be read.
@@ -108,6 +131,17 @@ impl Text<'_> {
                     'n' => '\n',
                     't' => '\t',
                     'r' => '\r',
+                    'b' => '\u{8}',
+                    'f' => '\u{c}',
+                    'u' => {
+                        let mut units = vec![unit(&mut chars)?];
+                        // Half of a pair, as JSON writes what is beyond 16 bits.
+                        if (0xd800..0xdc00).contains(&units[0]) {
+                            (chars.next()?.1 == '\\' && chars.next()?.1 == 'u').then_some(())?;
+                            units.push(unit(&mut chars)?);
+                        }
+                        char::decode_utf16(units).next()?.ok()?
+                    }
                     other => other,
                 }),
                 c if c == quote => {
@@ -121,6 +155,12 @@ impl Text<'_> {
     }
 }
 
+/// Four hexadecimal digits.
+fn unit(chars: &mut std::str::CharIndices<'_>) -> Option<u16> {
+    let digits: Option<String> = (0..4).map(|_| chars.next().map(|(_, c)| c)).collect();
+    u16::from_str_radix(&digits?, 16).ok()
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -129,11 +169,10 @@ mod tests {
 
     #[test]
     fn literals_become_json() {
-        let text =
-            r#"[a.f(s='it\'s', n=-3, x=2.5e1, l=[1, "b",], d={'k': None}, t=(True, False)), g()]"#;
+        let text = r#"[a.f(s='it\'s', u="\u00e9\ud83d\ude00", n=-3, x=2.5e1, l=[1, "b",], d={'k': None}, t=(True, False)), g()]"#;
         let calls = read(text).unwrap();
         let arguments = json!({
-            "s": "it's", "n": -3, "x": 25.0, "l": [1, "b"], "d": {"k": null}, "t": [true, false]
+            "s": "it's", "u": "é😀", "n": -3, "x": 25.0, "l": [1, "b"], "d": {"k": null}, "t": [true, false]
         });
         assert_eq!((&calls[0].name[..], &calls[0].arguments), ("a.f", &arguments));
         assert_eq!((calls.len(), &calls[1].name[..]), (2, "g"));
@@ -142,9 +181,19 @@ mod tests {
     #[test]
     fn nothing_else_is_read() {
         let deep = format!("[f(a={})]", "[".repeat(10_000));
-        for text in
-            ["", "[]", "[f]", "[f(1)]", "[f(a=1)", "[f(a=x)]", "[f(a='x)]", "[f()] and", &deep]
-        {
+        for text in [
+            "",
+            "[]",
+            "[f]",
+            "[f(1)]",
+            r#"[f(a="\ud83d")]"#,
+            r#"[f(a="\u00")]"#,
+            "[f(a=1)",
+            "[f(a=x)]",
+            "[f(a='x)]",
+            "[f()] and",
+            &deep,
+        ] {
             assert_eq!(read(text), None, "{text}");
         }
     }

@@ -3,6 +3,9 @@
 use model::message::ToolCall;
 use serde_json::{Map, Value};
 
+use super::{literal, parameters};
+use crate::grammar::bounded;
+
 /// The call in `body`. A value is text where its tool says so, and JSON, if it is any, elsewhere.
 pub(super) fn read(body: &str, tools: Option<&Value>) -> Option<Vec<ToolCall>> {
     let inside = body.strip_prefix("<function=")?.strip_suffix("</function>")?;
@@ -24,6 +27,40 @@ pub(super) fn read(body: &str, tools: Option<&Value>) -> Option<Vec<ToolCall>> {
     }
     let whole = rest.trim().is_empty() && !name.is_empty();
     whole.then(|| vec![ToolCall { name: name.into(), arguments: arguments.into() }])
+}
+
+/// As [`Format::rules`](super::Format::rules): parameters in the order of the schema.
+pub(super) fn rules(tools: &[(&str, Value)]) -> String {
+    let (mut call, mut rules) = (Vec::new(), String::new());
+    for (t, (name, arguments)) in tools.iter().enumerate() {
+        let mut inside = String::new();
+        for (p, (key, schema, required)) in parameters(arguments).into_iter().enumerate() {
+            inside += &format!(" p{t}_{p}{}", if required { "" } else { "?" });
+            let open = literal(&format!("<parameter={key}>\n"));
+            let close = "\n</parameter>\n";
+            rules += &match schema["type"] == "string" && schema["enum"].is_null() {
+                true => format!(
+                    "p{t}_{p}: {open} v{t}_{p}\nv{t}_{p}[suffix={}]: /(?s:.*)/\n",
+                    literal(close)
+                ),
+                false if schema["enum"].is_array() => {
+                    let each = schema["enum"].as_array().into_iter().flatten();
+                    let each: Vec<String> = each
+                        .map(|e| literal(e.as_str().map_or(&e.to_string(), |text| text)))
+                        .collect();
+                    format!("p{t}_{p}: {open} ({}) {}\n", each.join(" | "), literal(close))
+                }
+                false => {
+                    let schema = bounded(schema.clone());
+                    format!("p{t}_{p}: {open} %json {schema} {}\n", literal(close))
+                }
+            };
+        }
+        let open = literal(&format!("<function={name}>\n"));
+        call.push(format!("f{t}"));
+        rules += &format!("f{t}: {open}{inside} \"</function>\"\n");
+    }
+    format!("call: {}\n{rules}", call.join(" | "))
 }
 
 /// The type of a tool's parameter, if its definition tells.
