@@ -29,8 +29,8 @@ use crate::strips::{GROUP, Ready, Strips, ready};
 /// Most groups that are made ready at a time: with 24 of two strips there is room in the nearest
 /// cache for the rows that pass by.
 const BLOCK: usize = 24;
-/// Rows that are few.
-const FEW: usize = 4;
+/// Tiles of rows that together ask for the next groups: more take longer than reading these.
+const ASKING: usize = 8;
 /// Most strips of a tile.
 const STRIPS: usize = 2;
 /// Multiply-adds of a task, some microseconds, and weights of one where rows are few.
@@ -309,20 +309,22 @@ unsafe fn multiply_strips<S: Bytes, const N: usize, const LEAST: bool>(
                 // SAFETY: whole cells, and room for their groups.
                 unsafe { ready::<S, Ready>(w.kind(), cells, block / cell, part) };
             }
-            // What comes next is asked for while few rows pass by; many take longer than reading it.
+            // What comes next is asked for while few rows pass by, by each tile its share.
+            let tiles = area.rows.len().div_ceil(most_rows);
             let (next_column, next_first) =
                 if b + 1 < blocks { (column, first + block) } else { (column + strips * LANES, 0) };
-            let mut ahead = [std::ptr::null(); STRIPS];
+            let mut ahead = [None; STRIPS];
             for (i, ahead) in ahead.iter_mut().enumerate().take(strips) {
-                if next_column + i * LANES < area.columns.end {
+                if tiles <= ASKING && next_column + i * LANES < area.columns.end {
                     let at = next_first / cell * cell_bytes;
-                    *ahead = w.cells(next_column / LANES + i)[at..].as_ptr();
+                    *ahead = Some(w.cells(next_column / LANES + i)[at..].as_ptr());
                 }
             }
-            for row in area.rows.clone().step_by(most_rows) {
+            for (t, row) in area.rows.clone().step_by(most_rows).enumerate() {
                 let tile = Tile {
-                    ahead,
+                    ahead: ahead.map(|start| start.map(|p| p.wrapping_add(t * BYTES))),
                     ahead_step: cell_bytes / cell,
+                    share: tiles * BYTES,
                     codes: area.codes[row * layout.codes()..].as_ptr(),
                     numbers: area.numbers[row * layout.numbers()..].as_ptr(),
                     layout,
@@ -364,9 +366,10 @@ struct Tile<'a> {
     first: usize,
     block: usize,
     parts: &'a [Ready; STRIPS],
-    /// Where the strips go on, and how far for each group.
-    ahead: [*const u8; STRIPS],
+    /// Where the strips go on, how far for each group, and between the lines of it that this tile asks for.
+    ahead: [Option<*const u8>; STRIPS],
     ahead_step: usize,
+    share: usize,
     c: *mut f32,
     ldc: usize,
     columns: usize,
@@ -417,11 +420,9 @@ impl Tile<'_> {
                 }
             }
             for g in 0..self.block {
-                if R <= FEW {
-                    for ahead in self.ahead.iter().take(V).filter(|p| !p.is_null()) {
-                        for line in (0..self.ahead_step).step_by(BYTES) {
-                            prefetch(ahead.wrapping_add(g * self.ahead_step + line).cast());
-                        }
+                for ahead in self.ahead.iter().take(V).flatten() {
+                    for line in (0..self.ahead_step).step_by(self.share) {
+                        prefetch(ahead.wrapping_add(g * self.ahead_step + line).cast());
                     }
                 }
                 for i in 0..N {
