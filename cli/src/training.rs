@@ -84,8 +84,9 @@ pub fn train(
     let summary = trainer.run(&mut loader, &validation, &mut watch, &mut checkpoints);
     let summary = summary.map_err(|e| match e {
         TrainError::Diverged { .. } => Failure::failed(format!("{name}: {e}")).hint(format!(
-            "Lower the learning rates ({name}.optimizer.matrix_lr is {}).",
-            config.optimizer.matrix_lr
+            "Lower the learning rates ({name}.optimizer.{} is {}).",
+            if config.optimizer.muon { "matrix_lr" } else { "lr" },
+            config.optimizer.inner_lr()
         )),
         e => e.into(),
     })?;

@@ -103,6 +103,19 @@ fn a_base_learns_texts_and_answers() {
 }
 
 #[test]
+fn a_base_learns_texts_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    begin(folder);
+    let (result, _) =
+        works(folder, &format!("grow --base base.gguf --docs news --out read {SETTINGS}"));
+    assert!(!folder.join("read/data/conversations.jsonl").exists(), "{result}");
+    works(folder, "score read news/3.txt --exact");
+    let (shown, _) = works(folder, "show read --verify");
+    assert_eq!(shown["verified"]["ok"], true, "{shown}");
+}
+
+#[test]
 fn all_weights_learn_answers_alone() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path();

@@ -138,12 +138,15 @@ impl Loader {
 
     /// The folder of each part's shards, and how often it went through them so far.
     pub fn passes(&self) -> Vec<(String, f64)> {
-        let part = |(state, (part, windows)): (&PartState, &(Part, Windows))| {
+        let part = |(i, (state, (part, windows))): (usize, (&PartState, &(Part, Windows)))| {
             let name = part.shards.folder().file_name().unwrap_or_default();
-            let passes = state.epoch as f64 + state.cursor as f64 / windows.count().max(1) as f64;
+            let count = windows.count().max(1) as f64;
+            // Those that wait have been drawn, not gone through.
+            let wait = self.state.ahead.iter().filter(|p| p.part == i).count();
+            let passes = state.epoch as f64 + (state.cursor as f64 - wait as f64) / count;
             (name.to_string_lossy().into_owned(), passes)
         };
-        self.state.parts.iter().zip(&self.parts).map(part).collect()
+        self.state.parts.iter().zip(&self.parts).enumerate().map(part).collect()
     }
 
     /// Goes to where another loader of the same parts, context and seed was.

@@ -34,6 +34,13 @@ pub struct OptimizerConfig {
     pub clip: f64,
 }
 
+impl OptimizerConfig {
+    /// Peak rate of the matrices inside.
+    pub fn inner_lr(&self) -> f64 {
+        if self.muon { self.matrix_lr } else { self.lr }
+    }
+}
+
 impl Default for OptimizerConfig {
     fn default() -> Self {
         OptimizerConfig {

@@ -431,7 +431,7 @@ impl<'a> Trainer<'a> {
         self.flops += flops;
 
         let (step, tokens) = (self.steps, self.tokens);
-        let lr = self.config.optimizer.matrix_lr * share;
+        let lr = self.config.optimizer.inner_lr() * share;
         let metric = match wrong {
             None => Metric::Step(StepMetric { step, tokens, loss, lr, grad_norm: norm }),
             Some(skipped) => Metric::Skipped { step, tokens, skipped },
