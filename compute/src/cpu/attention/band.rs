@@ -79,6 +79,10 @@ impl Product {
                 } else if left >= 4 && self.regular(r, 4) {
                     self.stripe::<S, 4>(r);
                     r += 4;
+                } else if S::TILE_VECTORS > 1 && left == 3 && self.regular(r, 3) {
+                    // Three query heads to a key head are common.
+                    self.stripe::<S, 3>(r);
+                    r += 3;
                 } else if left >= 2 && self.regular(r, 2) {
                     self.stripe::<S, 2>(r);
                     r += 2;
