@@ -4,7 +4,7 @@ mod pythonic;
 mod xml;
 
 use model::message::ToolCall;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::grammar::bounded;
 
@@ -90,15 +90,16 @@ impl Format {
     /// name and schema of arguments.
     pub fn rules(self, tools: &[(&str, Value)]) -> String {
         let json = |key: &str| {
-            let call = |(name, arguments): &(&str, Value)| {
+            let call = |(t, (name, arguments)): (usize, &(&str, Value))| {
+                let place = format!("/anyOf/{t}/properties/{key}");
                 json!({
                     "type": "object",
-                    "properties": {"name": {"const": name}, key: arguments},
+                    "properties": {"name": {"const": name}, key: moved(arguments, &place)},
                     "required": ["name", key],
                     "additionalProperties": false,
                 })
             };
-            let calls: Vec<Value> = tools.iter().map(call).collect();
+            let calls: Vec<Value> = tools.iter().enumerate().map(call).collect();
             format!("call: %json {}\n", bounded(json!({"anyOf": calls})))
         };
         match self {
@@ -112,10 +113,60 @@ impl Format {
 
 /// The parameters that a schema of arguments tells: name, schema, and whether it is required.
 fn parameters(arguments: &Value) -> Vec<(&str, &Value, bool)> {
-    let required = arguments["required"].as_array();
+    let object = meant(arguments, arguments);
+    let required = object["required"].as_array();
     let is_required = |name: &str| required.is_some_and(|r| r.iter().any(|r| r == name));
-    let all = arguments["properties"].as_object().into_iter().flatten();
-    all.map(|(name, schema)| (&name[..], schema, is_required(name))).collect()
+    let all = object["properties"].as_object().into_iter().flatten();
+    all.map(|(name, schema)| (&name[..], meant(schema, arguments), is_required(name))).collect()
+}
+
+/// The schema that another one of `arguments` refers to, if it does nothing else.
+fn meant<'a>(schema: &'a Value, arguments: &'a Value) -> &'a Value {
+    let mut schema = schema;
+    // References can go round in circles.
+    for _ in 0..16 {
+        let place = schema["$ref"].as_str().and_then(|r| r.strip_prefix('#'));
+        let Some(next) = place.and_then(|place| arguments.pointer(place)) else { break };
+        schema = next;
+    }
+    schema
+}
+
+/// A parameter's schema as one of its own: what it refers to in `arguments` goes with it.
+fn alone(schema: &Value, arguments: &Value) -> Value {
+    let mut own = moved(schema, "/$defs/arguments");
+    if own != *schema {
+        own["$defs"] = json!({"arguments": moved(arguments, "/$defs/arguments")});
+    }
+    bounded(own)
+}
+
+/// A schema whose root is to be at `place` of another one: its references (`#/…`) are to find what they did.
+fn moved(schema: &Value, place: &str) -> Value {
+    let each = |map: &Map<String, Value>| -> Map<String, Value> {
+        map.iter().map(|(name, schema)| (name.clone(), moved(schema, place))).collect()
+    };
+    let keyword = |(key, value): (&String, &Value)| {
+        let value = match (&key[..], value) {
+            ("$ref", Value::String(to)) => match to.strip_prefix('#') {
+                Some(inside) => format!("#{place}{inside}").into(),
+                None => value.clone(),
+            },
+            ("const" | "enum" | "default" | "examples", data) => data.clone(),
+            // Keys of these are names, not keywords.
+            (
+                "properties" | "patternProperties" | "dependentSchemas" | "$defs" | "definitions",
+                Value::Object(named),
+            ) => each(named).into(),
+            _ => moved(value, place),
+        };
+        (key.clone(), value)
+    };
+    match schema {
+        Value::Object(map) => Value::Object(map.iter().map(keyword).collect()),
+        Value::Array(all) => all.iter().map(|schema| moved(schema, place)).collect(),
+        other => other.clone(),
+    }
 }
 
 /// A text in a grammar.

@@ -183,25 +183,26 @@ mod tests {
         Tokenizer::train([r#"{"name": "a"}"#; 4], &options, &mut |_| {}).unwrap()
     }
 
-    /// What comes of always taking one of the allowed tokens, by a number each.
-    fn walk(
-        constraint: &mut dyn Constraint,
-        tokenizer: &Tokenizer,
-        picks: &[usize],
-    ) -> Option<String> {
+    /// What comes of always taking one of the allowed tokens: by a number each, then what closes soonest.
+    fn walk(constraint: &mut dyn Constraint, tokenizer: &Tokenizer, picks: &[usize]) -> String {
         let mut tokens = Vec::new();
-        for pick in picks {
+        let closing = ["\"", "}", "]", ")", "<", ",", "\n"].map(|c| tokenizer.encode(c)[0]);
+        for step in 0..picks.len() + 1000 {
             let mut logits = vec![0f32; 310];
             constraint.mask(&mut logits).unwrap();
             let allowed: Vec<u32> = (0..310).filter(|i| logits[*i as usize] == 0.0).collect();
-            let id = allowed[pick % allowed.len()];
+            let soonest = || [END].into_iter().chain(closing).find(|id| allowed.contains(id));
+            let id = match picks.get(step) {
+                Some(pick) => allowed[pick % allowed.len()],
+                None => soonest().unwrap_or(allowed[0]),
+            };
             constraint.take(id).unwrap();
             if id == END {
-                return Some(tokenizer.decode(&tokens));
+                return tokenizer.decode(&tokens);
             }
             tokens.push(id);
         }
-        None
+        panic!("it never ends: {:?}", tokenizer.decode(&tokens));
     }
 
     proptest::proptest! {
@@ -217,28 +218,38 @@ mod tests {
                 "required": ["n", "s"], "additionalProperties": false
             });
             let mut constraint = grammars.constraint(&Form::Json(schema)).unwrap();
-            if let Some(text) = walk(&mut *constraint.copy(), &tokenizer, &picks) {
-                let value: Value = serde_json::from_str(&text).unwrap();
-                assert!(value["n"].is_i64() || value["n"].is_u64() || value["n"].is_f64(), "{text}");
-                assert!(value["s"] == "a" || value["s"] == "b", "{text}");
-            }
+            let text = walk(&mut *constraint.copy(), &tokenizer, &picks);
+            let value: Value = serde_json::from_str(&text).unwrap();
+            assert!(value["n"].is_number(), "{text}");
+            assert!(value["s"] == "a" || value["s"] == "b", "{text}");
             // A copy leaves the first one where it was.
             let again = walk(&mut *constraint.copy(), &tokenizer, &picks);
             proptest::prop_assert_eq!(again, walk(&mut *constraint, &tokenizer, &picks));
             let mut constraint = grammars.constraint(&Form::Regex("[a-c]{2}-(x|yy)".into())).unwrap();
-            let text = walk(&mut *constraint, &tokenizer, &picks).unwrap();
+            let text = walk(&mut *constraint, &tokenizer, &picks);
             let (a, b) = text.split_once('-').unwrap();
             assert!(a.len() == 2 && a.bytes().all(|c| (b'a'..=b'c').contains(&c)), "{text}");
             assert!(b == "x" || b == "yy", "{text}");
         }
     }
 
-    /// Two tools.
+    /// Two tools; the second one's arguments refer to each other, as nested types of Python do.
     fn tools() -> [(&'static str, Value); 2] {
         let properties =
             json!({"n": {"type": "integer"}, "b": {"type": "boolean"}, "e": {"enum": ["x", "y"]}});
-        let properties = json!({"type": "object", "properties": properties, "required": ["n", "e"], "additionalProperties": false});
-        [("f", properties), ("g", json!({"type": "object"}))]
+        let plain = json!({"type": "object", "properties": properties, "required": ["n", "e"], "additionalProperties": false});
+        let nested = json!({
+            "$defs": {
+                "E": {"enum": ["x", "y"], "title": "E"},
+                "P": {
+                    "type": "object", "required": ["n"], "additionalProperties": false,
+                    "properties": {"n": {"type": "integer"}, "p": {"$ref": "#/$defs/P"}, "$ref": {"$ref": "#/$defs/E"}},
+                },
+            },
+            "type": "object", "required": ["p", "e"], "additionalProperties": false,
+            "properties": {"p": {"$ref": "#/$defs/P"}, "e": {"$ref": "#/$defs/E"}, "l": {"type": "array", "items": {"$ref": "#/$defs/P"}}},
+        });
+        [("f", plain), ("g", nested)]
     }
 
     const FORMATS: [Format; 5] =
@@ -249,19 +260,24 @@ mod tests {
 
         /// Whatever is chosen, a call that was demanded can be read, and is one of a tool.
         #[test]
-        fn demanded_calls_can_be_read(picks in proptest::collection::vec(0usize..1000, 300)) {
+        fn demanded_calls_can_be_read(picks in proptest::collection::vec(0usize..1000, 0..300)) {
             let tokenizer = tokenizer();
             let grammars = Grammars::new(&tokenizer, 310, &[END]).unwrap();
             for format in FORMATS {
                 let speech = Speech::of(None, &tokenizer).with(format);
-                let form = speech.call(&tokenizer, &tools()[..1]);
+                let form = speech.call(&tokenizer, &tools());
                 let mut constraint = grammars.constraint(&form).unwrap();
-                let Some(text) = walk(&mut *constraint, &tokenizer, &picks) else { continue };
+                let text = walk(&mut *constraint, &tokenizer, &picks);
                 let message = speech.message(&tokenizer, &[], &tokenizer.encode(&text));
                 assert_eq!((message.tool_calls.len(), &message.content[..]), (1, ""), "{text}");
                 let call = &message.tool_calls[0];
-                let (n, e) = (&call.arguments["n"], &call.arguments["e"]);
-                assert!(call.name == "f" && n.is_number() && (e == "x" || e == "y"), "{text}");
+                let n = match &call.name[..] {
+                    "f" => &call.arguments["n"],
+                    "g" => &call.arguments["p"]["n"],
+                    other => panic!("{other}: {text}"),
+                };
+                let e = &call.arguments["e"];
+                assert!(n.is_number() && (e == "x" || e == "y"), "{text}");
             }
         }
     }

@@ -3,8 +3,7 @@
 use model::message::ToolCall;
 use serde_json::{Map, Number, Value};
 
-use super::{literal, parameters};
-use crate::grammar::bounded;
+use super::{alone, literal, parameters};
 
 /// Most values inside each other.
 const DEPTH: usize = 32;
@@ -36,7 +35,7 @@ pub(super) fn rules(tools: &[(&str, Value)]) -> String {
     for (t, (name, arguments)) in tools.iter().enumerate() {
         let (mut first, mut last) = (String::new(), Vec::new());
         for (p, (key, schema, required)) in parameters(arguments).into_iter().enumerate() {
-            let (key, schema) = (literal(&format!("{key}=")), bounded(schema.clone()));
+            let (key, schema) = (literal(&format!("{key}=")), alone(schema, arguments));
             rules += &format!("p{t}_{p}: {key} %json {schema}\n");
             match required {
                 true => last.push(format!("p{t}_{p}")),

@@ -3,8 +3,7 @@
 use model::message::ToolCall;
 use serde_json::{Map, Value};
 
-use super::{literal, parameters};
-use crate::grammar::bounded;
+use super::{alone, literal, parameters};
 
 /// The call in `body`. A value is text where its tool says so, and JSON, if it is any, elsewhere.
 pub(super) fn read(body: &str, tools: Option<&Value>) -> Option<Vec<ToolCall>> {
@@ -51,7 +50,7 @@ pub(super) fn rules(tools: &[(&str, Value)]) -> String {
                     format!("p{t}_{p}: {open} ({}) {}\n", each.join(" | "), literal(close))
                 }
                 false => {
-                    let schema = bounded(schema.clone());
+                    let schema = alone(schema, arguments);
                     format!("p{t}_{p}: {open} %json {schema} {}\n", literal(close))
                 }
             };
@@ -67,7 +66,10 @@ pub(super) fn rules(tools: &[(&str, Value)]) -> String {
 fn kind<'a>(name: &str, key: &str, tools: Option<&'a Value>) -> Option<&'a str> {
     let functions = tools?.as_array()?.iter().map(|tool| tool.get("function").unwrap_or(tool));
     let function = functions.into_iter().find(|f| f["name"] == name)?;
-    function["parameters"]["properties"][key]["type"].as_str()
+    let arguments = &function["parameters"];
+    let all = parameters(arguments);
+    let (_, schema, _) = all.into_iter().find(|(name, ..)| *name == key)?;
+    schema["type"].as_str()
 }
 
 #[cfg(test)]
