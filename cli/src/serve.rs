@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
+use compute::Cpu;
 use compute::kv::KvType;
+use model::adapter::is_adapter;
 use model::generator::Options;
 use serde_json::{Value, json};
 use serve::Web;
@@ -28,8 +30,9 @@ pub struct ServedArgs {
     /// The model's name in the API [default: the last part of its path].
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Another model of the API: this one with the adapter in a folder.
-    #[arg(long, value_name = "NAME=DIR", value_parser = also)]
+    /// Another model of the API, by the name that requests give it: any model, or the folder of an adapter, which is
+    /// put to this one and shares its weights.
+    #[arg(long, value_name = "NAME=MODEL", value_parser = also)]
     pub also: Vec<(String, PathBuf)>,
     /// Longest conversation, tokens; not more than the model's own.
     #[arg(long, default_value_t = 8192, value_name = "N")]
@@ -47,13 +50,14 @@ pub struct ServeArgs {
     /// Address to listen on. Where others can reach it, give --keys.
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
-    /// Answers that are computed at a time.
+    /// Answers that are computed at a time, of each model that has weights of its own.
     #[arg(long, default_value_t = 16, value_name = "N")]
     sequences: usize,
     /// Answers that may wait for their turn; who asks then is told to come again (503).
     #[arg(long, default_value_t = 64, value_name = "N")]
     queue: usize,
-    /// Tokens of all conversations together for which memory is taken [default: full contexts, up to 32,768 in all].
+    /// Tokens of all conversations with a model together for which memory is taken [default: full contexts, up to
+    /// 32,768 in all].
     #[arg(long, value_name = "N")]
     tokens: Option<usize>,
     /// A file of API keys: who has none is refused.
@@ -128,16 +132,16 @@ fn usual_store() -> Option<PathBuf> {
     Some(data.join("homegrown/chat.db"))
 }
 
-/// `NAME=DIR`.
+/// `NAME=MODEL`.
 fn also(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
         Some((name, dir)) if !name.is_empty() && !dir.is_empty() => Ok((name.into(), dir.into())),
-        _ => Err("a name, =, and the folder of an adapter".into()),
+        _ => Err("a name, =, and a model or the folder of an adapter".into()),
     }
 }
 
 impl ServedArgs {
-    /// The models, loaded. `change` sets the engine's options.
+    /// The models, loaded, and the tokens that there is memory for. `change` sets the engines' options.
     ///
     /// # Errors
     /// What can't be read.
@@ -145,23 +149,58 @@ impl ServedArgs {
         &self,
         settings: Settings,
         common: &Common,
-        change: impl FnOnce(&mut Options),
-    ) -> Result<(Arc<App>, Options), Failure> {
+        change: impl Fn(&mut Options),
+    ) -> Result<(Arc<App>, usize), Failure> {
         let cpu = common.cpu();
-        let mut loaded = self.model.load(&cpu)?;
+        let (adapters, models): (Vec<_>, Vec<_>) =
+            self.also.iter().partition(|(_, path)| is_adapter(path));
+        let name = self.name.clone().unwrap_or_else(|| {
+            let stem = self.model.model.file_stem().map(|s| s.to_string_lossy().into_owned());
+            stem.unwrap_or_else(|| "model".into())
+        });
+        let (mut served, mut tokens) =
+            self.engine(name, &self.model, &adapters, cpu.clone(), &change)?;
+        for (name, path) in models {
+            let model =
+                ModelArgs { model: path.clone(), adapters: Vec::new(), ..self.model.clone() };
+            let (more, room) = self.engine(name.clone(), &model, &[], cpu.clone(), &change)?;
+            served.extend(more);
+            tokens += room;
+        }
+        let mut names: Vec<&str> = served.iter().map(|m| m.name.as_str()).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Failure::invalid(format!("two models are named {:?}", twice[0]))
+                .hint("--name and --also name them."));
+        }
+        let model = served.remove(0);
+        Ok((App::new(model, served, settings), tokens))
+    }
+
+    /// A model with an engine of its own, and the same with each of these adapters; with the engine's tokens.
+    fn engine(
+        &self,
+        name: String,
+        model: &ModelArgs,
+        adapters: &[&(String, PathBuf)],
+        cpu: Arc<Cpu>,
+        change: &impl Fn(&mut Options),
+    ) -> Result<(Vec<Served>, usize), Failure> {
+        let mut loaded = model.load(&cpu)?;
         loaded.transformer.limit_context(self.context);
         let kv = self.kv.unwrap_or_else(|| loaded.transformer.kv_type());
         let mut options = Options::new(loaded.transformer.config(), 1);
-        options = Options { exact: self.model.exact, kv, ..options };
+        options = Options { exact: model.exact, kv, ..options };
         let mut templates = Vec::new();
-        for (_, dir) in &self.also {
+        for (_, dir) in adapters {
             let (transformer, template) = loaded.adapted(dir).map_err(Failure::invalid)?;
             options.adapters.push(Arc::new(transformer));
             templates.push(template);
         }
         change(&mut options);
+        let tokens = options.tokens;
         let mut hashes = vec![store::hash_path(&loaded.path)?.to_string()];
-        for dir in &self.model.adapters {
+        for dir in &model.adapters {
             hashes.push(store::hash_path(dir)?.to_string());
         }
         // Of the model alone, or of it and what is put to it.
@@ -169,26 +208,18 @@ impl ServedArgs {
             [one] => one.clone(),
             several => store::hash_bytes(several.join(" ").as_bytes()).to_string(),
         };
-        let name = self.name.clone().unwrap_or_else(|| {
-            let stem = self.model.model.file_stem().map(|s| s.to_string_lossy().into_owned());
-            stem.unwrap_or_else(|| "model".into())
-        });
-        let assistant = Assistant::start(loaded, cpu, options.clone()).map_err(failure)?;
-        let mut others: Vec<Served> = Vec::new();
-        for (i, ((name, dir), template)) in self.also.iter().zip(templates).enumerate() {
+        let engine = json!({"kv": kv.name(), "exact": model.exact});
+        let assistant = Assistant::start(loaded, cpu, options).map_err(failure)?;
+        let mut adapted = Vec::new();
+        for (i, ((name, dir), template)) in adapters.iter().zip(templates).enumerate() {
             let with = [&hashes[..], &[store::hash_path(dir)?.to_string()]].concat();
             let assistant = assistant.with_adapter(i + 1, template);
-            others.push(Served { name: name.clone(), hash: hash(&with), assistant });
+            let (name, engine) = (name.clone(), engine.clone());
+            adapted.push(Served { name, hash: hash(&with), assistant, engine });
         }
-        let model = Served { name, hash: hash(&hashes), assistant };
-        let mut names: Vec<&str> = others.iter().chain([&model]).map(|m| m.name.as_str()).collect();
-        names.sort_unstable();
-        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(Failure::invalid(format!("two models are named {:?}", twice[0]))
-                .hint("--name and --also name them."));
-        }
-        let engine = json!({"kv": kv.name(), "exact": self.model.exact});
-        Ok((App::new(model, others, Settings { engine, ..settings }), options))
+        let mut served = vec![Served { name, hash: hash(&hashes), assistant, engine }];
+        served.extend(adapted);
+        Ok((served, tokens))
     }
 }
 
@@ -219,7 +250,7 @@ pub fn serve(args: &ServeArgs, common: &Common) -> Result<Value, Failure> {
     let limits = Limits { places, ..Limits::default() };
     let settings =
         Settings { keys, rates, hosts: args.hosts.clone(), limits, web, ..Settings::default() };
-    let (app, options) = args.served.start(settings, common, |options| {
+    let (app, tokens) = args.served.start(settings, common, |options| {
         let full = options.tokens.saturating_mul(sequences);
         options.tokens = args.tokens.unwrap_or(full.min(options.tokens.max(32_768)));
         (options.sequences, options.queue) = (sequences, places);
@@ -229,7 +260,7 @@ pub fn serve(args: &ServeArgs, common: &Common) -> Result<Value, Failure> {
         eprintln!(
             "{}: {sequences} answers at a time, {} tokens of context in all",
             app.names().join(", "),
-            count(options.tokens as u64)
+            count(tokens as u64)
         );
         if open && public {
             eprintln!(

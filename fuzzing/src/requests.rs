@@ -48,7 +48,7 @@ fn app() -> Option<Arc<App>> {
     let cpu = Arc::new(Cpu::new(1));
     let assistant =
         Assistant::new(Arc::new(model), Arc::new(tokenizer), template, cpu, options).ok()?;
-    let model = Served { name: "m".into(), hash: "0".into(), assistant };
+    let model = Served { name: "m".into(), hash: "0".into(), assistant, engine: Value::Null };
     Some(App::new(model, Vec::new(), Settings::default()))
 }
 

@@ -13,9 +13,9 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tools::reader::{Reader, Said};
 
-use crate::App;
 use crate::error::ApiError;
 use crate::rates::Caller;
+use crate::{App, Served};
 
 /// How long somebody may read nothing of an answer that is there.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -97,12 +97,12 @@ impl App {
     pub fn start(
         self: &Arc<App>,
         caller: Caller,
-        model: usize,
+        model: &Arc<Served>,
         asked: Ask,
         place: OwnedSemaphorePermit,
     ) -> Result<Receiver<Part>, ApiError> {
         let Ask { request, calls, tools } = asked;
-        let assistant = &self.models[model].assistant;
+        let (model, assistant) = (Arc::clone(model), &model.assistant);
         let reader = assistant.reader(&request.prompt, calls, tools.as_ref());
         let events = assistant.submit(request)?;
         let (sender, receiver) = channel(64);
@@ -110,7 +110,7 @@ impl App {
         let began = Instant::now();
         app.metrics.running.fetch_add(1, Ordering::Relaxed);
         tokio::task::spawn_blocking(move || {
-            let mut answer = Answer::new(&app, caller, reader);
+            let mut answer = Answer::new(&app, &model, caller, reader);
             let mut told = true;
             for event in events {
                 told = answer.take(event, began).into_iter().all(|part| tell(&sender, part));
@@ -126,7 +126,9 @@ impl App {
         });
         Ok(receiver)
     }
+}
 
+impl Served {
     /// Log-probabilities in the form of chat completions.
     pub fn told(&self, told: &[Told]) -> Vec<Value> {
         let token = |id: u32, logprob: f32| {
@@ -187,6 +189,7 @@ fn tell(sender: &Sender<Part>, mut part: Part) -> bool {
 /// What is known of an answer so far.
 struct Answer<'a> {
     app: &'a App,
+    model: &'a Served,
     caller: Caller,
     /// Taken at the end.
     reader: Option<Reader>,
@@ -196,9 +199,9 @@ struct Answer<'a> {
 }
 
 impl<'a> Answer<'a> {
-    fn new(app: &'a App, caller: Caller, reader: Reader) -> Answer<'a> {
+    fn new(app: &'a App, model: &'a Served, caller: Caller, reader: Reader) -> Answer<'a> {
         let (reader, message) = (Some(reader), Message::assistant(""));
-        Answer { app, caller, reader, message, tokens: Vec::new(), last: None }
+        Answer { app, model, caller, reader, message, tokens: Vec::new(), last: None }
     }
 
     fn take(&mut self, event: Event, began: Instant) -> Vec<Part> {
@@ -217,7 +220,7 @@ impl<'a> Answer<'a> {
                 let mut said = Vec::new();
                 if let Some(reader) = &mut self.reader {
                     said = reader.text(&token.text);
-                    if let Some(name) = self.app.tokenizer().special_name(token.id) {
+                    if let Some(name) = self.model.tokenizer().special_name(token.id) {
                         said.extend(reader.special(name));
                     }
                 }

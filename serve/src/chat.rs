@@ -14,13 +14,13 @@ use tools::assistant::{Assistant, Settings};
 use tools::grammar::Form;
 use tools::reader::Said;
 
-use crate::App;
 use crate::answer::{Ask, End, Piece, Whole, whole};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::rates::Caller;
 use crate::receipt::Receipt;
 use crate::stream::{Streamed, stream};
+use crate::{App, Served};
 
 /// Where it is.
 pub const PATH: &str = "/v1/chat/completions";
@@ -33,8 +33,8 @@ const TOOLS: usize = 128;
 pub struct Asked {
     /// The answers.
     pub asks: Vec<Ask>,
-    /// Which of the models.
-    pub model: usize,
+    /// Which model is asked.
+    pub model: Arc<Served>,
     /// Whether the receipt is to have the request.
     pub full: bool,
     /// Whether it is streamed.
@@ -51,7 +51,7 @@ pub struct Asked {
 /// What is wrong with it.
 pub fn read(app: &App, caller: &Caller, mut f: Fields) -> Result<Asked, ApiError> {
     let model = app.find(f.take("model")?)?;
-    let assistant = &app.models[model].assistant;
+    let assistant = &model.assistant;
     let mut messages: Vec<Value> = f.few("messages", MESSAGES)?.unwrap_or_default();
     if messages.is_empty() {
         return Err(ApiError::field("messages", "there has to be one"));
@@ -74,12 +74,12 @@ pub fn read(app: &App, caller: &Caller, mut f: Fields) -> Result<Asked, ApiError
         tools = None;
     }
     let mut form = f.form()?;
-    if let Some(call) = must_call(&choice, tools.as_ref(), assistant)? {
-        if form.is_some() {
-            return Err(ApiError::field("tool_choice", "a call has no response_format"));
-        }
-        form = Some(call);
+    let call = must_call(&choice, tools.as_ref(), assistant)?;
+    let demanded = call.is_some();
+    if demanded && form.is_some() {
+        return Err(ApiError::field("tool_choice", "a call has no response_format"));
     }
+    form = form.or(call);
     f.refuse(&[
         ("functions", json!([])),
         ("function_call", json!("auto")),
@@ -94,7 +94,7 @@ pub fn read(app: &App, caller: &Caller, mut f: Fields) -> Result<Asked, ApiError
     }
     let most = f.take("max_completion_tokens")?.or(f.take("max_tokens")?);
     let n = f.answers(app.limits.answers.min(app.limits.places))?;
-    let mut sampling = f.sampling(app.vocab, app.fresh())?;
+    let mut sampling = f.sampling(assistant.vocab(), app.fresh())?;
     sampling.logprobs = logprobs.then_some(likeliest.unwrap_or(0));
     let (priority, full) = (f.priority()?, f.full_receipt()?);
     let settings = Settings { sampling, max_tokens: most, stop: f.stop()? };
@@ -117,7 +117,10 @@ pub fn read(app: &App, caller: &Caller, mut f: Fields) -> Result<Asked, ApiError
                 "an answer of a form ends where it is whole",
             ));
         }
-        assistant.keep_to(&mut request, form)?;
+        assistant.keep_to(&mut request, form).map_err(|error| match demanded {
+            true => ApiError::from(error).renamed(&[("response_format", "tool_choice")]),
+            false => error.into(),
+        })?;
     }
     (request.owner, request.priority) = (caller.owner, priority);
     let ask = Ask { request, calls: tools.is_some(), tools };
@@ -180,12 +183,12 @@ pub async fn chat(
     // Long conversations take a while.
     let asked = block_in_place(|| read(&app, &caller, Fields::read(&body)?))?;
     let seed = asked.asks.first().map_or(0, |ask| ask.request.sampling.seed);
-    let mut receipt = Receipt::new(&app, PATH, asked.model, &asked.asks, &body, asked.full);
-    let answers = app.start_all(&caller, asked.model, asked.asks)?;
-    let about = app.about("chatcmpl", asked.model, seed);
+    let mut receipt = Receipt::new(PATH, &asked.model, &asked.asks, &body, asked.full);
+    let answers = app.start_all(&caller, &asked.model, asked.asks)?;
+    let about = app.about("chatcmpl", &asked.model, seed);
     if asked.stream {
         let (usage, logprobs) = (asked.usage, asked.logprobs);
-        let form = Chunks { about, usage, logprobs, receipt, app: app.clone() };
+        let form = Chunks { about, usage, logprobs, receipt, model: asked.model };
         return Ok(stream(answers, form));
     }
     let (mut choices, mut usage) = (Vec::new(), Usage::default());
@@ -202,7 +205,8 @@ pub async fn chat(
                 message["content"] = Value::Null;
             }
         }
-        let logprobs = asked.logprobs.then(|| json!({"content": app.told(&told), "refusal": null}));
+        let logprobs =
+            asked.logprobs.then(|| json!({"content": asked.model.told(&told), "refusal": null}));
         choices.push(json!({
             "index": index, "message": message, "logprobs": logprobs, "finish_reason": end.reason
         }));
@@ -257,7 +261,7 @@ struct Chunks {
     usage: bool,
     logprobs: bool,
     receipt: Receipt,
-    app: Arc<App>,
+    model: Arc<Served>,
 }
 
 impl Chunks {
@@ -297,7 +301,7 @@ impl Streamed for Chunks {
         if !called.is_empty() {
             delta["tool_calls"] = calls(&called, index, Some(before)).into();
         }
-        self.chunk(index, delta, self.app.told(&piece.told).into(), Value::Null)
+        self.chunk(index, delta, self.model.told(&piece.told).into(), Value::Null)
     }
 
     fn end(&self, index: usize, end: &End) -> Value {

@@ -14,7 +14,6 @@ use tokio::task::block_in_place;
 use tools::assistant::{Assistant, Settings};
 use tools::reader::Said;
 
-use crate::App;
 use crate::answer::{Ask, End, Piece, Told, Whole, whole};
 use crate::chat::{add, cost};
 use crate::error::ApiError;
@@ -22,6 +21,7 @@ use crate::fields::Fields;
 use crate::rates::Caller;
 use crate::receipt::Receipt;
 use crate::stream::{Streamed, stream};
+use crate::{App, Served};
 
 /// Where it is.
 pub const PATH: &str = "/v1/completions";
@@ -70,8 +70,8 @@ impl Prompt {
 pub struct Asked {
     /// The answers, those to a prompt side by side.
     pub asks: Vec<Ask>,
-    /// Which of the models.
-    pub model: usize,
+    /// Which model is asked.
+    pub model: Arc<Served>,
     /// Whether the receipt is to have the request.
     full: bool,
     /// Answers to each prompt.
@@ -90,7 +90,7 @@ pub struct Asked {
 pub fn read(app: &App, caller: &Caller, body: &[u8]) -> Result<Asked, ApiError> {
     let mut f = Fields::read(body)?;
     let model = app.find(f.take("model")?)?;
-    let assistant = &app.models[model].assistant;
+    let assistant = &model.assistant;
     let prompt = Prompt::read("prompt", f.need("prompt")?)?;
     f.refuse(&[("suffix", json!("")), ("best_of", json!(1))])?;
     let echo = f.take("echo")?.unwrap_or(false);
@@ -100,7 +100,7 @@ pub fn read(app: &App, caller: &Caller, body: &[u8]) -> Result<Asked, ApiError> 
     let n = f.answers(app.limits.answers.min(app.limits.places))?;
     // As OpenAI's.
     let most = f.take("max_tokens")?.or(Some(16));
-    let mut sampling = f.sampling(app.vocab, app.fresh())?;
+    let mut sampling = f.sampling(assistant.vocab(), app.fresh())?;
     sampling.logprobs = logprobs;
     let settings = Settings { sampling, max_tokens: most, stop: f.stop()? };
     let form = f.form()?;
@@ -151,11 +151,11 @@ pub async fn completions(
     let Asked { asks, model, full, n, stream: streamed, usage, logprobs, echo } =
         block_in_place(|| read(&app, &caller, &body))?;
     let seed = asks.first().map_or(0, |ask| ask.request.sampling.seed);
-    let receipt = Receipt::new(&app, PATH, model, &asks, &body, full);
-    let answers = app.start_all(&caller, model, asks)?;
-    let mut about = app.about("cmpl", model, seed);
+    let receipt = Receipt::new(PATH, &model, &asks, &body, full);
+    let answers = app.start_all(&caller, &model, asks)?;
+    let mut about = app.about("cmpl", &model, seed);
     about["object"] = "text_completion".into();
-    let mut form = Chunks { about, usage, logprobs, echo, receipt, app: app.clone() };
+    let mut form = Chunks { about, usage, logprobs, echo, receipt, model };
     if streamed {
         return Ok(stream(answers, form));
     }
@@ -165,7 +165,7 @@ pub async fn completions(
         let Echoed { text, told: before } = form.echoed(index, &prompt);
         let text = text + &end.message.content;
         let logprobs =
-            logprobs.then(|| told_of(&app, before.into_iter().chain(told.iter().map(some))));
+            logprobs.then(|| told_of(&form.model, before.into_iter().chain(told.iter().map(some))));
         choices.push(json!({
             "index": index, "text": text, "logprobs": logprobs, "finish_reason": end.reason
         }));
@@ -192,9 +192,9 @@ fn some(told: &Told) -> Thought<'_> {
 }
 
 /// Log-probabilities in the form of completions.
-fn told_of<'a>(app: &App, told: impl Iterator<Item = Thought<'a>>) -> Value {
+fn told_of<'a>(model: &Served, told: impl Iterator<Item = Thought<'a>>) -> Value {
     let text = |id: u32| {
-        let bytes = app.tokenizer().token_bytes(id).unwrap_or_default();
+        let bytes = model.tokenizer().token_bytes(id).unwrap_or_default();
         String::from_utf8_lossy(bytes).into_owned()
     };
     let top = |logprobs: &Logprobs| -> Map<String, Value> {
@@ -222,7 +222,7 @@ struct Chunks {
     logprobs: bool,
     echo: Option<Vec<Vec<u32>>>,
     receipt: Receipt,
-    app: Arc<App>,
+    model: Arc<Served>,
 }
 
 /// A prompt that is told too.
@@ -235,7 +235,7 @@ struct Echoed<'a> {
 impl Chunks {
     fn chunk(&self, index: usize, text: &str, told: Vec<Thought<'_>>, reason: Value) -> Value {
         let mut value = self.about.clone();
-        let logprobs = self.logprobs.then(|| told_of(&self.app, told.into_iter()));
+        let logprobs = self.logprobs.then(|| told_of(&self.model, told.into_iter()));
         value["choices"] =
             json!([{"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}]);
         value
@@ -245,7 +245,7 @@ impl Chunks {
         let Some(prompt) = self.echo.as_ref().and_then(|prompts| prompts.get(index)) else {
             return Echoed::default();
         };
-        let text = self.app.tokenizer().decode(prompt);
+        let text = self.model.tokenizer().decode(prompt);
         let told = prompt.iter().copied().zip(std::iter::once(None).chain(all.iter().map(Some)));
         Echoed { text, told: told.collect() }
     }

@@ -14,19 +14,27 @@ use serde_json::{Value, json};
 use tokio::task::block_in_place;
 use tools::assistant::Settings;
 
-use crate::App;
+use crate::answer::Ask;
 use crate::completions::Prompt;
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::rates::Caller;
+use crate::receipt::Receipt;
+use crate::{App, Served};
 
+/// Where it is.
+pub const PATH: &str = "/v1/embeddings";
 /// Most texts of a request.
 const TEXTS: usize = 2048;
 
 /// What a request asks for.
 pub struct Asked {
-    model: usize,
-    requests: Vec<Request>,
+    /// The texts.
+    pub asks: Vec<Ask>,
+    /// Which model is asked.
+    pub model: Arc<Served>,
+    /// Whether the receipt is to have the request.
+    full: bool,
     /// Whether numbers are told as base64 of their bytes, f32, little end first.
     base64: bool,
 }
@@ -38,7 +46,6 @@ pub struct Asked {
 pub fn read(app: &App, caller: &Caller, body: &[u8]) -> Result<Asked, ApiError> {
     let mut f = Fields::read(body)?;
     let model = app.find(f.take("model")?)?;
-    let assistant = &app.models[model].assistant;
     let input = Prompt::read("input", f.need("input")?)?;
     f.refuse(&[("dimensions", Value::Null)])?;
     let base64 = match f.take::<String>("encoding_format")?.as_deref() {
@@ -46,18 +53,35 @@ pub fn read(app: &App, caller: &Caller, body: &[u8]) -> Result<Asked, ApiError> 
         Some("base64") => true,
         Some(_) => return Err(ApiError::field("encoding_format", "it is float or base64")),
     };
-    let mut requests = input.requests(assistant, &Settings::default());
+    let full = f.full_receipt()?;
+    let requests = input.requests(&model.assistant, &Settings::default());
     if !(1..=TEXTS).contains(&requests.len()) {
         let why = format!("{} texts are not from 1 to {TEXTS}", requests.len());
         return Err(ApiError::field("input", why));
     }
-    for (i, request) in requests.iter_mut().enumerate() {
+    let ask = |(i, mut request): (usize, Request)| {
         if request.prompt.is_empty() {
             return Err(ApiError::field(&format!("input[{i}]"), "it is empty"));
         }
         (request.owner, request.embedding) = (caller.owner, true);
+        Ok(Ask { request, calls: false, tools: None })
+    };
+    let asks = requests.into_iter().enumerate().map(ask).collect::<Result<_, _>>()?;
+    Ok(Asked { asks, model, full, base64 })
+}
+
+/// Waits for the embedding of a text.
+///
+/// # Errors
+/// What the engine objects to.
+pub fn embed(model: &Served, request: Request) -> Result<Vec<f32>, ApiError> {
+    let submitted = model.assistant.submit(request);
+    let renamed = |e| ApiError::from(e).renamed(&[("messages", "input"), ("prompt", "input")]);
+    match submitted.map_err(renamed)?.next() {
+        Some(Event::Embedding(row)) => Ok(row),
+        Some(Event::Error(error)) => Err(error.into()),
+        _ => Err(ApiError::internal("a text has no embedding")),
     }
-    Ok(Asked { model, requests, base64 })
 }
 
 /// Embeds texts.
@@ -69,35 +93,30 @@ pub async fn embeddings(
     Extension(caller): Extension<Caller>,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    let Asked { model, requests, base64 } = block_in_place(|| read(&app, &caller, &body))?;
+    let Asked { asks, model, full, base64 } = block_in_place(|| read(&app, &caller, &body))?;
+    let mut receipt = Receipt::new(PATH, &model, &asks, &body, full);
     let place = app.place()?;
     // A place is for one at a time: others have theirs. Nobody waits for those behind one that can't be.
     let answer = {
-        let app = app.clone();
+        let model = model.clone();
         tokio::task::spawn_blocking(move || {
             let mut rows = Vec::new();
             let mut tokens = 0;
-            for (i, request) in requests.into_iter().enumerate() {
+            for Ask { request, .. } in asks {
                 let length = request.prompt.len();
-                let submitted = app.models[model].assistant.submit(request);
-                let mut events = submitted.map_err(|e| {
-                    ApiError::from(e).renamed(&[("messages", "input"), ("prompt", "input")])
-                })?;
-                match events.next() {
-                    Some(Event::Embedding(row)) => rows.push(row),
-                    Some(Event::Error(error)) => return Err(error.into()),
-                    _ => return Err(ApiError::internal(format!("text {i} has no embedding"))),
-                }
+                rows.push(embed(&model, request)?);
                 caller.spend(length, std::time::Instant::now());
                 tokens += length;
             }
             drop(place);
-            Ok((rows, tokens))
+            Ok::<_, ApiError>((rows, tokens))
         })
     };
     let broken = |_| ApiError::internal("the embedding broke off");
     let (rows, tokens) = answer.await.map_err(broken)??;
-    let told = |(index, row): (usize, Vec<f32>)| {
+    let mut data = Vec::new();
+    for (index, row) in rows.into_iter().enumerate() {
+        receipt.add_embedding(index, &row);
         let embedding = match base64 {
             false => json!(row),
             true => {
@@ -105,11 +124,10 @@ pub async fn embeddings(
                 STANDARD.encode(bytes).into()
             }
         };
-        json!({"object": "embedding", "index": index, "embedding": embedding})
-    };
-    let data: Vec<Value> = rows.into_iter().enumerate().map(told).collect();
+        data.push(json!({"object": "embedding", "index": index, "embedding": embedding}));
+    }
     Ok(Json(json!({
-        "object": "list", "data": data, "model": app.models[model].name,
+        "object": "list", "data": data, "model": model.name, "receipt": receipt,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }))
     .into_response())

@@ -79,8 +79,16 @@ pub struct Served {
     pub name: String,
     /// What tells it from others: BLAKE3 of its files.
     pub hash: String,
-    /// What answers.
+    /// What answers. Its queue has to have room for all of [`Limits::places`].
     pub assistant: Assistant,
+    /// How its engine is set where that changes answers, for receipts.
+    pub engine: Value,
+}
+
+impl Served {
+    fn tokenizer(&self) -> &Tokenizer {
+        self.assistant.tokenizer()
+    }
 }
 
 /// How to serve.
@@ -94,17 +102,15 @@ pub struct Settings {
     pub hosts: Vec<String>,
     /// What it takes on.
     pub limits: Limits,
-    /// How the engine is set where that changes answers, for receipts.
-    pub engine: Value,
     /// The page, if there is one.
     pub web: Option<Web>,
 }
 
 /// What all requests share.
 pub struct App {
-    /// The model, and the same with adapters; never empty.
-    models: Vec<Served>,
-    vocab: usize,
+    /// The model that is asked where none is named.
+    model: Arc<Served>,
+    others: Vec<Arc<Served>>,
     keys: Option<Keys>,
     /// Who asks where there are no keys.
     everybody: Caller,
@@ -115,8 +121,6 @@ pub struct App {
     metrics: Metrics,
     /// Seconds since 1970.
     started: u64,
-    /// For receipts.
-    settings: Value,
     /// Requests so far: for their names.
     count: AtomicU64,
 }
@@ -126,13 +130,12 @@ fn now() -> u64 {
 }
 
 impl App {
-    /// A server's state. The queue of `model` has to have room for all [`Limits::places`]; `others` are the same
-    /// with adapters ([`Assistant::with_adapter`]).
+    /// A server's state. `model` is asked where a request names none.
     pub fn new(model: Served, others: Vec<Served>, settings: Settings) -> Arc<App> {
-        let Settings { keys, rates, hosts, limits, engine, web } = settings;
+        let Settings { keys, rates, hosts, limits, web } = settings;
         Arc::new(App {
-            vocab: model.assistant.vocab(),
-            models: std::iter::once(model).chain(others).collect(),
+            model: Arc::new(model),
+            others: others.into_iter().map(Arc::new).collect(),
             keys,
             everybody: Caller::new(0, None, rates),
             hosts,
@@ -141,7 +144,6 @@ impl App {
             web,
             metrics: Metrics::default(),
             started: now(),
-            settings: engine,
             count: AtomicU64::new(0),
         })
     }
@@ -151,7 +153,7 @@ impl App {
         Router::new()
             .route(chat::PATH, post(chat::chat))
             .route(completions::PATH, post(completions::completions))
-            .route("/v1/embeddings", post(embeddings::embeddings))
+            .route(embeddings::PATH, post(embeddings::embeddings))
             .route(responses::PATH, post(responses::responses))
             .route(messages::PATH, post(messages::messages))
             .route("/v1/messages/count_tokens", post(messages::count))
@@ -169,20 +171,19 @@ impl App {
     }
 
     /// Which model is asked for; nobody has to say.
-    fn find(&self, name: Option<String>) -> Result<usize, ApiError> {
-        let Some(name) = name else { return Ok(0) };
-        let found = self.models.iter().position(|m| m.name == name);
-        found.ok_or_else(|| ApiError::no_model(&name, &self.names().join(", ")))
+    fn find(&self, name: Option<String>) -> Result<Arc<Served>, ApiError> {
+        let Some(name) = name else { return Ok(self.model.clone()) };
+        let found = self.models().find(|m| m.name == name);
+        found.cloned().ok_or_else(|| ApiError::no_model(&name, &self.names().join(", ")))
+    }
+
+    fn models(&self) -> impl Iterator<Item = &Arc<Served>> {
+        std::iter::once(&self.model).chain(&self.others)
     }
 
     /// The names of the models.
     pub fn names(&self) -> Vec<&str> {
-        self.models.iter().map(|m| m.name.as_str()).collect()
-    }
-
-    /// All models' tokenizer.
-    fn tokenizer(&self) -> &Tokenizer {
-        self.models[0].assistant.tokenizer()
+        self.models().map(|m| m.name.as_str()).collect()
     }
 
     /// Whether a request to a path would be taken, as far as it can be told without answering it; if not, the error.
@@ -194,7 +195,7 @@ impl App {
         let read = match path {
             chat::PATH => Fields::read(body).and_then(|f| chat::read(self, who, f).map(drop)),
             completions::PATH => completions::read(self, who, body).map(drop),
-            "/v1/embeddings" => embeddings::read(self, who, body).map(drop),
+            embeddings::PATH => embeddings::read(self, who, body).map(drop),
             responses::PATH => responses::read(self, who, body).map(drop),
             messages::PATH => messages::read(self, who, body, false).map(drop),
             "/v1/messages/count_tokens" => messages::read(self, who, body, true).map(drop),
@@ -211,14 +212,14 @@ impl App {
     }
 
     /// What all answers tell: the seed is the one to say to get this answer again.
-    fn about(&self, kind: &str, model: usize, seed: u64) -> Value {
+    fn about(&self, kind: &str, model: &Served, seed: u64) -> Value {
         let count = self.count.fetch_add(1, Ordering::Relaxed);
         json!({
             "id": format!("{kind}-{:x}-{count:x}", self.started),
             "object": Value::Null,
             "created": now(),
-            "model": self.models[model].name,
-            "system_fingerprint": self.models[model].hash.get(..16),
+            "model": model.name,
+            "system_fingerprint": model.hash.get(..16),
             "seed": seed,
         })
     }
@@ -235,7 +236,7 @@ impl App {
     fn start_all(
         self: &Arc<App>,
         caller: &Caller,
-        model: usize,
+        model: &Arc<Served>,
         asks: Vec<Ask>,
     ) -> Result<Vec<Receiver<Part>>, ApiError> {
         let places = asks.iter().map(|_| self.place()).collect::<Result<Vec<_>, _>>()?;
@@ -250,13 +251,13 @@ impl App {
 }
 
 async fn models(State(app): State<Arc<App>>) -> Json<Value> {
-    let model = |m: &Served| {
+    let model = |m: &Arc<Served>| {
         json!({
             "id": m.name, "object": "model", "created": app.started, "owned_by": "homegrown",
             "max_model_len": m.assistant.context(),
         })
     };
-    Json(json!({"object": "list", "data": app.models.iter().map(model).collect::<Vec<_>>()}))
+    Json(json!({"object": "list", "data": app.models().map(model).collect::<Vec<_>>()}))
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {

@@ -27,8 +27,11 @@ pub const PATH: &str = "/v1/messages";
 const SAME: [&str; 9] =
     ["model", "max_tokens", "temperature", "top_p", "top_k", "min_p", "stream", "seed", "receipt"];
 /// Chat completions' names of fields that are called otherwise here.
-const NAMES: [(&str, &str); 2] =
-    [("max_completion_tokens", "max_tokens"), ("stop", "stop_sequences")];
+const NAMES: [(&str, &str); 3] = [
+    ("max_completion_tokens", "max_tokens"),
+    ("stop", "stop_sequences"),
+    ("continue_final_message", "messages"),
+];
 
 /// Reads a request. `counting`: it is not to be answered, so nobody has to say how far.
 pub fn read(app: &App, caller: &Caller, body: &[u8], counting: bool) -> Result<Asked, ApiError> {
@@ -62,8 +65,8 @@ pub fn read(app: &App, caller: &Caller, body: &[u8], counting: bool) -> Result<A
         add_turn(&mut messages, &format!("messages[{i}]"), turn)?;
     }
     if turns.last().is_some_and(|turn| turn["role"] == "assistant") {
-        let why = "the last one is the assistant's: an answer can't be begun for it here";
-        return Err(ApiError::field("messages", why));
+        // How the answer has to begin.
+        chat.insert("continue_final_message".into(), true.into());
     }
     chat.insert("messages".into(), messages.into());
     let tools: Vec<Value> = f.take("tools")?.unwrap_or_default();
@@ -189,10 +192,10 @@ pub async fn messages(
 ) -> Result<Response, ApiError> {
     let asked = block_in_place(|| read(&app, &caller, &body, false))?;
     let prompt = asked.asks.first().map_or(0, |ask| ask.request.prompt.len());
-    let receipt = Receipt::new(&app, PATH, asked.model, &asked.asks, &body, asked.full);
-    let mut answers = app.start_all(&caller, asked.model, asked.asks)?;
+    let receipt = Receipt::new(PATH, &asked.model, &asked.asks, &body, asked.full);
+    let mut answers = app.start_all(&caller, &asked.model, asked.asks)?;
     let answer = answers.pop().ok_or_else(|| ApiError::internal("no answer was started"))?;
-    let about = app.about("msg", asked.model, 0);
+    let about = app.about("msg", &asked.model, 0);
     let message = json!({
         "id": about["id"], "type": "message", "role": "assistant", "model": about["model"],
         "content": [], "stop_reason": null, "stop_sequence": null,

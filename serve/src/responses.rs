@@ -12,7 +12,6 @@ use serde_json::{Map, Value, json};
 use tokio::task::block_in_place;
 use tools::reader::Said;
 
-use crate::App;
 use crate::answer::{End, Piece, Told};
 use crate::chat::{self, Asked};
 use crate::error::ApiError;
@@ -20,6 +19,7 @@ use crate::fields::Fields;
 use crate::rates::Caller;
 use crate::receipt::Receipt;
 use crate::stream::{Named, ended, named};
+use crate::{App, Served};
 
 /// Where it is.
 pub const PATH: &str = "/v1/responses";
@@ -234,11 +234,11 @@ pub async fn responses(
 ) -> Result<Response, ApiError> {
     let (asked, repeated) = block_in_place(|| read(&app, &caller, &body))?;
     let seed = asked.asks.first().map_or(0, |ask| ask.request.sampling.seed);
-    let receipt = Receipt::new(&app, PATH, asked.model, &asked.asks, &body, asked.full);
-    let started = app.start_all(&caller, asked.model, asked.asks);
+    let receipt = Receipt::new(PATH, &asked.model, &asked.asks, &body, asked.full);
+    let started = app.start_all(&caller, &asked.model, asked.asks);
     let mut answers = started.map_err(|error| error.renamed(&NAMES))?;
     let answer = answers.pop().ok_or_else(|| ApiError::internal("no answer was started"))?;
-    let about = app.about("resp", asked.model, seed);
+    let about = app.about("resp", &asked.model, seed);
     let mut response = json!({
         "id": about["id"], "object": "response", "created_at": about["created"], "model": about["model"],
         "status": "in_progress", "error": null, "incomplete_details": null, "output": [], "usage": null,
@@ -250,7 +250,7 @@ pub async fn responses(
     }
     let logprobs = asked.logprobs;
     let form = Events {
-        app,
+        model: asked.model,
         response,
         receipt,
         logprobs,
@@ -276,7 +276,7 @@ struct Open {
 
 /// The form of an answer.
 struct Events {
-    app: Arc<App>,
+    model: Arc<Served>,
     /// The whole of it at the end.
     response: Value,
     receipt: Receipt,
@@ -342,7 +342,7 @@ impl Events {
                 events.push(self.within("response.content_part.added", &item["id"], part));
             }
         }
-        let told = if self.logprobs { self.app.told(&told) } else { Vec::new() };
+        let told = if self.logprobs { self.model.told(&told) } else { Vec::new() };
         let id = self.item(kind, "", Vec::new())["id"].take();
         let mut delta = json!({"content_index": 0, "delta": text});
         let name = match kind {
@@ -441,7 +441,7 @@ impl Named for Events {
             events.extend(self.text("message", "", Vec::new()));
         }
         events.extend(self.close(status));
-        let thought = self.app.tokenizer().encode(&end.message.reasoning).len();
+        let thought = self.model.tokenizer().encode(&end.message.reasoning).len();
         let usage = &end.usage;
         self.response["usage"] = json!({
             "input_tokens": usage.prompt,

@@ -7,7 +7,7 @@ mod common;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use common::{Doors, Server, app, start};
+use common::{Doors, Server, app, open, start};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use serve::{Keys, PerMinute, Receipt, ReplayError};
@@ -224,7 +224,38 @@ fn answers_keep_to_their_form() {
             );
             body["stream"] = false.into();
         }
+        // Types inside of others, as clients tell them.
+        body["tools"] = json!([{"type": "function", "function": {"name": "one", "parameters": {
+            "$defs": {"N": {"enum": [1, 2]}}, "type": "object", "properties": {"n": {"$ref": "#/$defs/N"}},
+            "required": ["n"], "additionalProperties": false
+        }}}]);
+        body["tool_choice"] = "required".into();
+        let call = &said(&body)["tool_calls"][0]["function"]["arguments"];
+        assert!(["{\"n\":1}", "{\"n\":2}"].contains(&call.as_str().unwrap()), "{call}");
+        body["tools"][0]["function"]["parameters"]["properties"]["n"]["$ref"] = "#/gone".into();
+        let (status, answer) = server.post(CHAT, &body);
+        assert_eq!((status, &answer["error"]["param"]), (400, &json!("tool_choice")), "{answer}");
     }
+}
+
+#[test]
+fn models_of_different_kinds_answer_side_by_side() {
+    let server = open(2, 8, Doors { both: true, ..Doors::default() });
+    let alone = [start(2, 8, None), open(2, 8, Doors { calls: true, ..Doors::default() })];
+    std::thread::scope(|scope| {
+        for i in 0..8 {
+            let (server, alone) = (&server, &alone);
+            scope.spawn(move || {
+                let expected = alone[i % 2].ask(CHAT, question(i));
+                let mut body = question(i);
+                body["model"] = ["tiny", "caller"][i % 2].into();
+                let answer = server.ask(CHAT, body);
+                assert_eq!(choices(&answer), choices(&expected));
+            });
+        }
+    });
+    let names = server.raw("GET /v1/models HTTP/1.1\r\nHost: localhost", "").2;
+    assert!(names.contains("tiny") && names.contains("caller"), "{names}");
 }
 
 #[test]
@@ -272,6 +303,15 @@ fn answers_can_be_made_again_from_their_receipts() {
         assert!(
             answer.to_string().contains(&Value::from(replayed.answers[0].as_str()).to_string())
         );
+    }
+
+    let texts = json!({"input": ["Hi", "there"], "receipt": "full"});
+    let mut vectors = server.ask("/v1/embeddings", texts);
+    for different in [0, 1] {
+        let receipt = Receipt::read(&vectors.to_string()).unwrap();
+        let replayed = serve::replay(&other, &receipt, None).unwrap();
+        assert_eq!(replayed.differences.len(), different, "{:?}", replayed.differences);
+        vectors["receipt"]["answers"][1]["blake3"] = "1".into();
     }
 
     // What isn't the same is told.

@@ -121,6 +121,18 @@ fn three_forms_have_one_answer() {
 }
 
 #[test]
+fn an_answer_can_be_begun_for_the_assistant() {
+    let server = start(1, 4, None);
+    let turns =
+        json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "what is "}]);
+    let body = json!({"messages": turns, "max_tokens": 9, "seed": 3});
+    let mut chat = body.clone();
+    chat["continue_final_message"] = true.into();
+    let text = server.ask(MESSAGES, body)["content"][0]["text"].clone();
+    assert_eq!(text, server.ask(CHAT, chat)["choices"][0]["message"]["content"]);
+}
+
+#[test]
 fn a_stop_string_is_told_where_it_is_asked_for() {
     let server = start(1, 8, None);
     let [_, mut messages, _] = conversations(1);
@@ -205,7 +217,8 @@ fn what_is_wrong_is_named_in_the_form_of_who_asks() {
         (json!({"max_tokens": 3, "messages": image}), "messages[0].content[0]"),
         (json!({"max_tokens": 3, "messages": [{"role": "robot", "content": ""}]}), "messages[0]"),
         (
-            json!({"max_tokens": 3, "messages": [hi[0], {"role": "assistant", "content": "H"}]}),
+            json!({"max_tokens": 3, "messages": [hi[0], {"role": "assistant", "content": [
+                {"type": "tool_use", "id": "1", "name": "f", "input": {}}]}]}),
             "messages",
         ),
         (json!({"max_tokens": 3, "messages": hi, "stop_sequences": [""]}), "stop_sequences"),

@@ -35,6 +35,8 @@ pub struct Doors {
     pub web: Option<Web>,
     /// Whether its model does nothing but call a tool, in place of anything at random.
     pub calls: bool,
+    /// Whether there is a second model, by the name "caller", that does so.
+    pub both: bool,
     pub stop: Option<fn() -> bool>,
 }
 
@@ -44,23 +46,27 @@ pub fn start(threads: usize, places: usize, keys: Option<Keys>) -> Server {
 
 /// What a server knows, without the server.
 pub fn app(threads: usize, places: usize, doors: &mut Doors) -> Arc<App> {
-    let (model, tokenizer) = if doors.calls { caller() } else { tiny() };
-    let (config, tokenizer) = (model.config().clone(), Arc::new(tokenizer));
-    let options = Options { queue: places, chunk: 16, ..Options::new(&config, places.min(8)) };
-    let template = ChatTemplate::new(CHATML, special_tokens(&tokenizer)).unwrap();
     let cpu = Arc::new(Cpu::new(threads));
-    let assistant =
-        Assistant::new(Arc::new(model), tokenizer, Some(template), cpu, options).unwrap();
-    let model = Served { name: "tiny".into(), hash: "0".repeat(64), assistant };
+    let served = |name: &str, (model, tokenizer): (Transformer, Tokenizer)| {
+        let (config, tokenizer) = (model.config().clone(), Arc::new(tokenizer));
+        let options = Options { queue: places, chunk: 16, ..Options::new(&config, places.min(8)) };
+        let template = ChatTemplate::new(CHATML, special_tokens(&tokenizer)).unwrap();
+        let assistant =
+            Assistant::new(Arc::new(model), tokenizer, Some(template), cpu.clone(), options)
+                .unwrap();
+        let engine = json!({"kv": "f32", "exact": false});
+        Served { name: name.into(), hash: "0".repeat(64), assistant, engine }
+    };
+    let model = served("tiny", if doors.calls { caller() } else { tiny() });
+    let others = doors.both.then(|| served("caller", caller()));
     let settings = Settings {
         keys: doors.keys.take(),
         rates: doors.rates,
         hosts: vec!["models.example".into()],
         limits: Limits { body: 100_000, answers: 4, places, connections: 64 },
-        engine: json!({"kv": "f32", "exact": false}),
         web: doors.web.take(),
     };
-    App::new(model, Vec::new(), settings)
+    App::new(model, others.into_iter().collect(), settings)
 }
 
 /// A server with these doors.
