@@ -1,13 +1,12 @@
 """Prompts and answers beside llama.cpp: same files, same machine, taking turns; medians.
 
-    pip install llama-cpp-python && cargo build --release
-    python bench/infer/bench.py MODEL.gguf... [--threads 2] [--rounds 5] [--prompt 512] [--generate 128]
-                                [--depth 0] [--batch 1,4,16] [--kv f16] [--draw OUT.svg]
+    cargo build --release
+    python bench/infer/bench.py MODEL.gguf... --llama FOLDER_OF_LLAMA_CPP'S_PROGRAMS [--threads 2] [--rounds 5]
+                                [--prompt 512] [--generate 128] [--depth 0] [--batch 1,4,16] [--kv f16] [--draw OUT.svg]
 
-llama.cpp lives in processes of its own, with and without flash attention and repacking, with the model
-loaded once (llama.py); its best is what counts, and the table says which that was. Ours is `homegrown
-bench infer`, which loads the model anew each turn; loading is in neither's time. Pip builds llama.cpp
-for the machine it is built on. --draw draws answers a second against the batch, and the machine's limit.
+llama.cpp runs with and without flash attention and repacking (llama.py); its best is what counts, and the
+table says which that was. Ours is `homegrown bench infer`. Both load the model anew each turn; loading is in
+neither's time. --draw draws answers a second against the batch, and the machine's limit.
 """
 
 import argparse
@@ -17,9 +16,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import llama
+
 HERE = Path(__file__).parent
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
 parser.add_argument("models", nargs="+")
+parser.add_argument("--llama", type=Path, required=True)
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--rounds", type=int, default=5)
 parser.add_argument("--prompt", type=int, default=512)
@@ -44,24 +46,15 @@ def name(test):
 
 class Peer:
     def __init__(self, model, flags):
-        context = args.depth + max(args.prompt, args.generate) + 64
-        command = [sys.executable, str(HERE / "llama.py"), model, str(args.threads), str(context)]
-        command += [str(max(batches)), str(int("flash" in flags)), str(int("repack" in flags)), args.kv]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
-        self.load = json.loads(self.process.stdout.readline())["load_seconds"]
+        self.model, self.flags = model, flags
         self.memory, self.speeds = 0, {name(t): [] for t in tests}
 
     def turn(self):
         for test in tests:
-            print(json.dumps({**test, "depth": args.depth, "runs": 1}), file=self.process.stdin, flush=True)
-            answer = json.loads(self.process.stdout.readline())
-            self.speeds[name(test)] += answer["speeds"]
-            self.memory = answer["peak_rss_bytes"]
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
+            how = dict(depth=args.depth, threads=args.threads, flags=self.flags, kv=args.kv)
+            speed, memory = llama.turn(args.llama, self.model, **test, **how)
+            self.speeds[name(test)].append(speed)
+            self.memory = max(self.memory, memory)
 
 
 class Ours:
@@ -77,7 +70,7 @@ class Ours:
         for test in answer["tests"]:
             self.speeds[test["test"]].append(test["tokens_per_s"])
             self.shares[test["test"]].append(test["share_of_limit"])
-        self.load, self.memory = answer["load_seconds"], answer["peak_rss_bytes"]
+        self.memory = answer["peak_rss_bytes"]
         self.limits += answer["limits"]
 
 
@@ -99,14 +92,9 @@ for model in args.models:
         share = statistics.median(ours.shares[test])
         points.append((label, test, mine, mine / share, theirs))
         print(f"| {label} | {test} | {mine:.1f} | {share * 100:.0f} % | {theirs:.1f} | {best} | {mine / theirs:.2f} |", flush=True)
-    peer = min(peers.values(), key=lambda p: p.memory)
-    lines.append(
-        f"{label}: loaded in {ours.load:.2f} s, {ours.memory / 1e6:.0f} MB at most; "
-        f"llama.cpp {peer.load:.2f} s, {peer.memory / 1e6:.0f} MB."
-    )
+    least = min(peer.memory for peer in peers.values())
+    lines.append(f"{label}: {ours.memory / 1e6:.0f} MB at most; llama.cpp {least / 1e6:.0f} MB.")
     limits += ours.limits
-    for peer in peers.values():
-        peer.close()
 print("\n" + "\n".join(lines))
 most = {key: max(limit[key] for limit in limits) / 1e9 for key in limits[0] if key != "threads"}
 print(

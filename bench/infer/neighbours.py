@@ -1,7 +1,7 @@
 """Prompts and answers while another process keeps one core busy, ours and llama.cpp's; medians of turns.
 
-    pip install llama-cpp-python && cargo build --release
-    python bench/infer/neighbours.py MODEL.gguf [--rounds 5] [--prompt 512] [--generate 128]
+    cargo build --release
+    python bench/infer/neighbours.py MODEL.gguf --llama FOLDER_OF_LLAMA_CPP'S_PROGRAMS [--rounds 5] [--prompt 512] [--generate 128]
 
 On n cores a busy process is due half a core where n threads want the others: a fair share is (n - 1/2)/n
 of the speed alone, and the table says what part of that is left.
@@ -15,9 +15,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import llama
+
 HERE = Path(__file__).parent
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
 parser.add_argument("model")
+parser.add_argument("--llama", type=Path, required=True)
 parser.add_argument("--rounds", type=int, default=5)
 parser.add_argument("--prompt", type=int, default=512)
 parser.add_argument("--generate", type=int, default=128)
@@ -33,20 +36,10 @@ def ours():
     return [t["tokens_per_s"] for t in tests]
 
 
-pipe = subprocess.PIPE
-context = max(args.prompt, args.generate) + 64
-command = [sys.executable, str(HERE / "llama.py"), args.model, str(cores), str(context), "1", "1", "1", "f16"]
-peer = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
-peer.stdout.readline()
-
-
 def theirs():
-    speeds = []
-    for prompt, generate in [(args.prompt, 0), (0, args.generate)]:
-        test = dict(prompt=prompt, generate=generate, depth=0, batch=1, runs=1)
-        print(json.dumps(test), file=peer.stdin, flush=True)
-        speeds += json.loads(peer.stdout.readline())["speeds"]
-    return speeds
+    prompt = llama.turn(args.llama, args.model, prompt=args.prompt, threads=cores)
+    generate = llama.turn(args.llama, args.model, generate=args.generate, threads=cores)
+    return [prompt[0], generate[0]]
 
 
 speeds = {}
@@ -66,4 +59,3 @@ for name in ["homegrown", "llama.cpp"]:
     for i, test in enumerate([f"pp{args.prompt}", f"tg{args.generate}"]):
         alone, shared = (statistics.median(turn[i] for turn in speeds[name, busy]) for busy in [False, True])
         print(f"| {name} | {test} | {alone:.1f} | {shared:.1f} | {shared / alone / fair:.2f} |")
-peer.stdin.close()

@@ -1,26 +1,29 @@
 """A model of random weights in the shape of Llama 3.2 1B, for speed alone: F16, then what llama.cpp makes of it.
 
-    pip install gguf llama-cpp-python numpy
-    python bench/infer/random_model.py SMOLLM2.gguf FOLDER [Q4_K_M,Q8_0,Q4_0]
+    pip install gguf numpy
+    python bench/infer/random_model.py SMOLLM2.gguf FOLDER --llama FOLDER_OF_LLAMA_CPP'S_PROGRAMS [--types Q4_K_M,Q8_0,Q4_0]
 
 The tokenizer is that of the GGUF file given, with unused tokens up to Llama's 128,256.
 """
 
-import ctypes
-import sys
+import argparse
 from pathlib import Path
 
 import gguf
-import llama_cpp
+import llama
 import numpy as np
 
-source, folder = sys.argv[1], Path(sys.argv[2])
-types = (sys.argv[3] if len(sys.argv) > 3 else "Q4_K_M,Q8_0,Q4_0").split(",")
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+parser.add_argument("source")
+parser.add_argument("folder", type=Path)
+parser.add_argument("--llama", type=Path, required=True)
+parser.add_argument("--types", default="Q4_K_M,Q8_0,Q4_0")
+args = parser.parse_args()
+folder = args.folder
 LAYERS, DIM, HEADS, KV_HEADS, HEAD, FFN, VOCAB = 16, 2048, 32, 8, 64, 8192, 128256
-FTYPES = dict(Q4_0=2, Q8_0=7, Q4_K_M=15)
 
 folder.mkdir(parents=True, exist_ok=True)
-reader = gguf.GGUFReader(source)
+reader = gguf.GGUFReader(args.source)
 path = folder / "random-1b-F16.gguf"
 writer = gguf.GGUFWriter(path, "llama")
 writer.add_context_length(131072)
@@ -69,10 +72,7 @@ writer.write_kv_data_to_file()
 writer.write_tensors_to_file()
 writer.close()
 print(path, path.stat().st_size >> 20, "MiB")
-for name in types:
+for name in args.types.split(","):
     out = folder / f"random-1b-{name}.gguf"
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype, params.nthread = FTYPES[name], 2
-    if llama_cpp.llama_model_quantize(str(path).encode(), str(out).encode(), ctypes.byref(params)):
-        sys.exit(f"{name}: llama.cpp could not make it")
+    llama.run(args.llama / "llama-quantize", path, out, name, 2)
     print(out, out.stat().st_size >> 20, "MiB")
