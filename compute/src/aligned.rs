@@ -12,6 +12,8 @@ const LINE: usize = 64;
 pub(crate) struct Aligned {
     start: NonNull<f32>,
     len: usize,
+    /// What was allocated: the slice begins on its first line.
+    base: NonNull<u8>,
 }
 
 // SAFETY: it owns its memory, as a Box<[f32]> does.
@@ -21,7 +23,7 @@ unsafe impl Sync for Aligned {}
 
 impl Aligned {
     pub(crate) const fn empty() -> Aligned {
-        Aligned { start: NonNull::dangling(), len: 0 }
+        Aligned { start: NonNull::dangling(), len: 0, base: NonNull::dangling() }
     }
 
     /// `len` zeros; `None` if the system does not give them.
@@ -29,10 +31,19 @@ impl Aligned {
         if len == 0 {
             return Some(Aligned::empty());
         }
-        let layout = Layout::array::<f32>(len).ok()?.align_to(LINE).ok()?;
+        let layout = Aligned::layout(len)?;
         // SAFETY: the layout is not empty.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-        Some(Aligned { start: start.cast(), len })
+        let base = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        // SAFETY: the layout has room for a line more than the slice.
+        let start = unsafe { base.add(base.align_offset(LINE)) };
+        Some(Aligned { start: start.cast(), len, base })
+    }
+
+    /// That of `len` f32 and a line more. Were the alignment told to the allocator, it would write the zeros itself,
+    /// page by page; as it is, the system gives pages of zeros when they are touched.
+    fn layout(len: usize) -> Option<Layout> {
+        let bytes = len.checked_mul(size_of::<f32>())?.checked_add(LINE)?;
+        Layout::from_size_align(bytes, align_of::<f32>()).ok()
     }
 
     /// The same memory as bytes.
@@ -71,12 +82,40 @@ impl DerefMut for Aligned {
 
 impl Drop for Aligned {
     fn drop(&mut self) {
-        if self.len > 0 {
-            // SAFETY: allocated by `zeros` with this size and alignment.
-            unsafe {
-                let layout = Layout::from_size_align_unchecked(self.len * 4, LINE);
-                dealloc(self.start.as_ptr().cast(), layout);
-            }
+        if let Some(layout) = Aligned::layout(self.len).filter(|_| self.len > 0) {
+            // SAFETY: allocated by `zeros` with this layout.
+            unsafe { dealloc(self.base.as_ptr(), layout) };
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lies_on_cache_lines() {
+        for len in [1, 15, 16, 17, 100_000] {
+            let memory = Aligned::zeros(len).unwrap();
+            assert_eq!((memory.as_ptr().addr() % LINE, memory.len()), (0, len));
+            assert!(memory.iter().all(|x| *x == 0.0));
+        }
+        assert!(Aligned::zeros(0).unwrap().is_empty());
+        assert!(Aligned::zeros(usize::MAX).is_none() && Aligned::zeros(usize::MAX / 8).is_none());
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn takes_no_pages_before_they_are_used() {
+        let resident = || -> usize {
+            let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+            statm.split(' ').nth(1).unwrap().parse().unwrap()
+        };
+        let before = resident();
+        let memory = Aligned::zeros(1 << 28).unwrap(); // a gibibyte: 262,144 pages
+        // Other tests take some at the same time.
+        assert!(resident() < before + 200_000);
+        assert_eq!(memory.len(), 1 << 28);
     }
 }
