@@ -1,4 +1,4 @@
-//! Speed of attention: training passes over batches of spans, and decoding at depths.
+//! Speed of attention: training passes over batches of spans, prompts over pages, and decoding at depths.
 //!
 //! FLOP are counted for what a causal mask leaves: two products forward, five backward.
 
@@ -38,6 +38,9 @@ fn main() {
         for len in [64, 90, 128, 384, 2048] {
             train(&cpu, &s, len);
         }
+        for (past, len) in [(0, 512), (1000, 128), (4096, 512)] {
+            prompt(&cpu, &s, past, len);
+        }
         for depth in [128, 1024, 4096] {
             decode(&cpu, &s, depth);
         }
@@ -65,6 +68,30 @@ fn train(cpu: &Cpu, s: &AttentionShape, len: usize) {
         there * 1e6,
         5.0 * product / back,
         back * 1e6
+    );
+}
+
+/// Rows of a prompt after others whose keys and values are there, stored as f16.
+fn prompt(cpu: &Cpu, s: &AttentionShape, past: usize, len: usize) {
+    let (w, kw) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
+    let all = past + len;
+    let Ok(mut pages) = KvPages::new(KvType::F16, 1, s.kv_heads, s.head_dim, all.div_ceil(PAGE))
+    else {
+        return;
+    };
+    let ids: Vec<_> = std::iter::from_fn(|| pages.allocate()).collect();
+    let (k, v) = (numbers(all * kw), numbers(all * kw));
+    let rows = Span { start: 0, len: all };
+    pages.append(&cpu.pool, 0, &[CachedSpan { rows, past: 0, pages: &ids }], &k, &v);
+    let spans = [CachedSpan { rows: Span { start: 0, len }, past, pages: &ids }];
+    let (q, mut out) = (numbers(len * w), vec![0.0; len * w]);
+    let seconds = median(|| forward_cached(cpu, s, 0, &pages, &spans, &q, &mut out));
+    let pairs = (len * past + len * (len + 1) / 2) * s.heads;
+    let flop = (pairs * 4 * s.head_dim) as f64 / 1e9;
+    println!(
+        "  {len:4} rows after {past:4}: {:6.1} GFLOP/s ({:6.0} µs)",
+        flop / seconds,
+        seconds * 1e6
     );
 }
 

@@ -18,8 +18,18 @@ use crate::kv::{KvPages, PageId, padded};
 use crate::math::exp_masked;
 use crate::simd::{LANES, Simd};
 
-/// Rows of a task at most: enough to make packing a block of keys cheap.
+/// Rows of a task at most, and at least where there are more: enough to make packing a block of keys cheap.
 const CHUNK: usize = 256;
+const LEAST: usize = 32;
+
+/// Rows of a task, of so many: few enough that there are several tasks for each thread.
+fn chunk(cpu: &Cpu, s: &AttentionShape, rows: usize) -> usize {
+    let mut chunk = CHUNK;
+    while chunk > LEAST && rows.div_ceil(chunk) * s.kv_heads < 4 * cpu.pool.threads() {
+        chunk /= 2;
+    }
+    chunk
+}
 
 /// Keys of a segment: eight blocks.
 const SEGMENT: usize = 8 * BLOCK;
@@ -56,7 +66,8 @@ pub fn forward(
         lse[r.start * s.heads..r.end * s.heads].fill(0.0);
     });
     let (out, lse) = (Out(out.as_mut_ptr()), Out(lse.as_mut_ptr()));
-    with_units(s, spans.iter().map(|span| (0, span.len)), CHUNK, |units| {
+    let chunk = chunk(cpu, s, spans.iter().map(|span| span.len).sum());
+    with_units(s, spans.iter().map(|span| (0, span.len)), chunk, |units| {
         run(cpu, units, |unit| {
             let start = spans[unit.span].start;
             let row = start + unit.from;
@@ -102,7 +113,8 @@ pub fn forward_cached(
         out[r.start * width..r.end * width].fill(0.0);
     });
     let out = Out(out.as_mut_ptr());
-    with_units(s, spans.iter().map(|span| (span.past, span.rows.len)), CHUNK, |units| {
+    let chunk = chunk(cpu, s, spans.iter().map(|span| span.rows.len).sum());
+    with_units(s, spans.iter().map(|span| (span.past, span.rows.len)), chunk, |units| {
         run(cpu, units, |unit| {
             let span = &spans[unit.span];
             let row = span.rows.start + unit.from - span.past;
