@@ -20,7 +20,7 @@ use crate::simd::{LANES, Simd};
 
 /// Rows of a task at most, and at least where there are more: enough to make packing a block of keys cheap.
 const CHUNK: usize = 256;
-const LEAST: usize = 32;
+const LEAST: usize = 16;
 
 /// Rows of a task, of so many: few enough that there are several tasks for each thread.
 fn chunk(cpu: &Cpu, s: &AttentionShape, rows: usize) -> usize {
