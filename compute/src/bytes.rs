@@ -18,8 +18,12 @@ pub const BYTES: usize = 4 * LANES;
 pub unsafe trait Bytes: Simd {
     /// 64 bytes, or 16 words.
     type B: Copy;
-    /// What [`Self::dot`] wants added to signed bytes of its left operand.
+    /// What is added to signed bytes of a left operand of products.
     const BIAS: u8;
+    /// Whether [`Self::dot`] leaves the bias in.
+    const UNSIGNED: bool = false;
+    /// Whether there is [`Self::dot_pairs`].
+    const PAIRS: bool = false;
     /// Rows of a tile of int8 products, and its vectors of 16 columns.
     const BYTE_TILE: (usize, usize);
 
@@ -55,9 +59,17 @@ pub unsafe trait Bytes: Simd {
     unsafe fn load_f16(p: *const u16) -> Self::F;
     /// Reads 16 signed bytes.
     unsafe fn load_i8(p: *const u8) -> Self::F;
-    /// Word by word, over its four bytes: `acc + sum of x w`. `w` is signed; `x` is unsigned where
-    /// [`Self::BIAS`] is 128, and signed and not -128 where it is 0.
+    /// Word by word, over its four bytes: `acc + sum of x w`. `w` is signed; `x` has the bias, and is not -128 without;
+    /// the product is with the bias where it is [`Self::UNSIGNED`], and without elsewhere.
     unsafe fn dot(acc: Self::B, x: Self::B, w: Self::B) -> Self::B;
+    /// By pairs of bytes, in 16 bits: `acc + sum of x w`, where `x` is unsigned, and sums have room.
+    unsafe fn dot_pairs(acc: Self::B, _x: Self::B, _w: Self::B) -> Self::B {
+        acc
+    }
+    /// Word by word: `acc` and the sums of two pairs.
+    unsafe fn add_pairs(acc: Self::B, _pairs: Self::B) -> Self::B {
+        acc
+    }
 }
 
 /// The words of a vector.
@@ -184,7 +196,8 @@ mod x86 {
     // pointers.
     unsafe impl Bytes for Avx2 {
         type B = [__m256i; 2];
-        const BIAS: u8 = 0;
+        const BIAS: u8 = 128;
+        const PAIRS: bool = true;
         const BYTE_TILE: (usize, usize) = (2, 1);
 
         #[inline(always)]
@@ -275,7 +288,8 @@ mod x86 {
                 let words = _mm256_permute4x64_epi64::<0xd8>(_mm256_packs_epi32(a, b));
                 let (low, high) =
                     (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-                _mm_storeu_si128(p.cast(), _mm_packs_epi16(low, high));
+                let bytes = _mm_packs_epi16(low, high);
+                _mm_storeu_si128(p.cast(), _mm_add_epi8(bytes, _mm_set1_epi8(i8::MIN)));
             }
         }
         #[inline(always)]
@@ -303,10 +317,29 @@ mod x86 {
         unsafe fn dot(acc: Self::B, x: Self::B, w: Self::B) -> Self::B {
             // SAFETY: see the impl.
             unsafe {
+                let bias = _mm256_set1_epi8(i8::MIN);
+                let x = [_mm256_xor_si256(x[0], bias), _mm256_xor_si256(x[1], bias)];
                 let pairs = [
                     _mm256_maddubs_epi16(_mm256_abs_epi8(w[0]), _mm256_sign_epi8(x[0], w[0])),
                     _mm256_maddubs_epi16(_mm256_abs_epi8(w[1]), _mm256_sign_epi8(x[1], w[1])),
                 ];
+                Self::add_pairs(acc, pairs)
+            }
+        }
+        #[inline(always)]
+        unsafe fn dot_pairs(acc: Self::B, x: Self::B, w: Self::B) -> Self::B {
+            // SAFETY: see the impl.
+            unsafe {
+                [
+                    _mm256_add_epi16(acc[0], _mm256_maddubs_epi16(x[0], w[0])),
+                    _mm256_add_epi16(acc[1], _mm256_maddubs_epi16(x[1], w[1])),
+                ]
+            }
+        }
+        #[inline(always)]
+        unsafe fn add_pairs(acc: Self::B, pairs: Self::B) -> Self::B {
+            // SAFETY: see the impl.
+            unsafe {
                 let ones = _mm256_set1_epi16(1);
                 [
                     _mm256_add_epi32(acc[0], _mm256_madd_epi16(pairs[0], ones)),
@@ -323,6 +356,7 @@ mod x86 {
             unsafe impl Bytes for $name {
                 type B = __m512i;
                 const BIAS: u8 = $bias;
+                const UNSIGNED: bool = $bias != 0;
                 const BYTE_TILE: (usize, usize) = (6, 2);
 
                 #[inline(always)]

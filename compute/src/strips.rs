@@ -16,7 +16,7 @@ use crate::cpu::Cpu;
 use crate::cpu::rows::Parts;
 use crate::simd::LANES;
 
-pub(crate) use ready::{Ready, Sink, load_half, ready, start, widen};
+pub(crate) use ready::{Ready, Sink, biased, dots, load_half, ready, span, start, widen};
 
 use BlockType::*;
 

@@ -24,7 +24,7 @@ use super::rows::Parts;
 use crate::aligned::Aligned;
 use crate::bytes::{BYTES, Bytes};
 use crate::simd::{LANES, prefetch};
-use crate::strips::{GROUP, Ready, Strips, ready};
+use crate::strips::{GROUP, Ready, Strips, biased, ready, span};
 
 /// Most groups that are made ready at a time: with 24 of two strips there is room in the nearest
 /// cache for the rows that pass by.
@@ -266,11 +266,21 @@ unsafe fn multiply_area<S: Bytes>(area: &Area<'_>) {
     unsafe {
         let mut parts = [room(scratch.as_mut_ptr(), 0), room(scratch.as_mut_ptr(), 1)];
         let seconds = scratch.as_mut_ptr().wrapping_add(STRIPS * ROOM);
+        macro_rules! by_span {
+            ($n:literal, $least:literal: $($span:literal)*) => {
+                match span(area.w.kind()) {
+                    $($span if const { S::PAIRS } => {
+                        multiply_strips::<S, $n, $least, $span>(area, &mut parts, seconds)
+                    })*
+                    _ => multiply_strips::<S, $n, $least, 0>(area, &mut parts, seconds),
+                }
+            };
+        }
         match (area.w.scales(), area.w.has_least()) {
-            (1, false) => multiply_strips::<S, 1, false>(area, &mut parts, seconds),
-            (1, true) => multiply_strips::<S, 1, true>(area, &mut parts, seconds),
-            (_, false) => multiply_strips::<S, 2, false>(area, &mut parts, seconds),
-            (_, true) => multiply_strips::<S, 2, true>(area, &mut parts, seconds),
+            (1, false) => by_span!(1, false: 8 4),
+            (1, true) => by_span!(1, true: 4 2),
+            (_, false) => by_span!(2, false: 4 2),
+            (_, true) => by_span!(2, true: 4),
         }
     }
     READY.set(scratch);
@@ -285,7 +295,7 @@ fn room(scratch: *mut f32, i: usize) -> Ready {
 }
 
 #[inline(always)]
-unsafe fn multiply_strips<S: Bytes, const N: usize, const LEAST: bool>(
+unsafe fn multiply_strips<S: Bytes, const N: usize, const LEAST: bool, const SPAN: usize>(
     area: &Area<'_>,
     parts: &mut [Ready; STRIPS],
     seconds: *mut f32,
@@ -341,7 +351,7 @@ unsafe fn multiply_strips<S: Bytes, const N: usize, const LEAST: bool>(
                 // SAFETY: rows, columns and groups are inside of the operands, and each row has room
                 // for its second chain.
                 unsafe {
-                    tile.run::<S, N, LEAST>(rows);
+                    tile.run::<S, N, LEAST, SPAN>(rows);
                     for r in 0..rows {
                         let second = seconds.wrapping_add(r * STRIPS * LANES);
                         if columns > LANES {
@@ -378,11 +388,14 @@ struct Tile<'a> {
 
 impl Tile<'_> {
     #[inline(always)]
-    unsafe fn run<S: Bytes, const N: usize, const LEAST: bool>(&self, rows: usize) {
+    unsafe fn run<S: Bytes, const N: usize, const LEAST: bool, const SPAN: usize>(
+        &self,
+        rows: usize,
+    ) {
         macro_rules! by_rows {
             ($v:literal: $($r:literal)*) => {
                 match rows {
-                    $($r => self.multiply::<S, $r, $v, N, LEAST>(),)*
+                    $($r => self.multiply::<S, $r, $v, N, LEAST, SPAN>(),)*
                     _ => {}
                 }
             };
@@ -398,10 +411,16 @@ impl Tile<'_> {
     }
 
     #[inline(always)]
-    unsafe fn multiply<S, const R: usize, const V: usize, const N: usize, const LEAST: bool>(&self)
-    where
+    unsafe fn multiply<
         S: Bytes,
-    {
+        const R: usize,
+        const V: usize,
+        const N: usize,
+        const LEAST: bool,
+        const SPAN: usize,
+    >(
+        &self,
+    ) {
         let (layout, first) = (self.layout, self.first);
         let (row, digits) = (layout.numbers(), layout.digits());
         let codes = self.codes.wrapping_add(first * GROUP);
@@ -427,23 +446,32 @@ impl Tile<'_> {
                 }
                 for i in 0..N {
                     let mut dots = [[S::splat_byte(0); V]; R];
-                    if S::BIAS != 0 {
+                    if const { biased::<S>(SPAN) } {
                         for (v, part) in self.parts.iter().enumerate().take(V) {
                             let start = S::load_bytes(part.starts.add((g * N + i) * BYTES));
                             dots.iter_mut().for_each(|dots| dots[v] = start);
                         }
                     }
                     let steps = GROUP / 4 / N;
+                    let mut pairs = [[S::splat_byte(0); V]; R];
                     for s in i * steps..(i + 1) * steps {
                         let step = g * (GROUP / 4) + s;
                         let mut w = [S::splat_byte(0); V];
                         for (w, part) in w.iter_mut().zip(self.parts) {
                             *w = S::load_bytes(part.codes.add(step * BYTES));
                         }
-                        for (r, dots) in dots.iter_mut().enumerate() {
+                        for (r, (dots, pairs)) in dots.iter_mut().zip(&mut pairs).enumerate() {
                             let x = S::splat_word(codes.add(r * layout.codes() + step * 4));
-                            for (dot, w) in dots.iter_mut().zip(&w) {
-                                *dot = S::dot(*dot, x, *w);
+                            for ((dot, pairs), w) in dots.iter_mut().zip(pairs).zip(&w) {
+                                if const { S::PAIRS && SPAN > 0 } {
+                                    *pairs = S::dot_pairs(*pairs, x, *w);
+                                    if (s + 1) % SPAN.max(1) == 0 {
+                                        *dot = S::add_pairs(*dot, *pairs);
+                                        *pairs = S::splat_byte(0);
+                                    }
+                                } else {
+                                    *dot = S::dot(*dot, x, *w);
+                                }
                             }
                         }
                     }
@@ -480,13 +508,11 @@ impl Tile<'_> {
 impl Tile<'_> {
     /// Goes on with the second chain of row `r`, and adds it to the outputs after the last group.
     #[inline(always)]
-    unsafe fn second<S, const V: usize, const N: usize, const LEAST: bool>(
+    unsafe fn second<S: Bytes, const V: usize, const N: usize, const LEAST: bool>(
         &self,
         r: usize,
         second: *mut f32,
-    ) where
-        S: Bytes,
-    {
+    ) {
         let (groups, digits) = (self.layout.groups, self.layout.digits());
         let codes = self.codes.wrapping_add(r * self.layout.codes());
         let numbers = self.numbers.wrapping_add(r * self.layout.numbers());
@@ -509,8 +535,9 @@ impl Tile<'_> {
                 }
                 for i in 0..N {
                     let steps = GROUP / 4 / N;
+                    // Without pairs: its rows are few.
                     let mut dots = [S::splat_byte(0); V];
-                    if S::BIAS != 0 {
+                    if S::UNSIGNED {
                         for (dot, part) in dots.iter_mut().zip(self.parts) {
                             *dot = S::load_bytes(part.starts.add((g * N + i) * BYTES));
                         }

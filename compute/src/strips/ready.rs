@@ -15,11 +15,11 @@ pub(crate) trait Sink<S: Bytes> {
     /// Whether it is fast enough to be worth the longer code of groups that are written out.
     const WRITTEN_OUT: bool = false;
 
-    /// Takes group `g`.
+    /// Takes group `g`. `SPAN`: see [`span`].
     ///
     /// # Safety
     /// It has a place for it; as for [`Bytes`].
-    unsafe fn put<const N: usize>(
+    unsafe fn put<const N: usize, const SPAN: usize>(
         &mut self,
         g: usize,
         codes: [S::B; STEPS],
@@ -28,20 +28,59 @@ pub(crate) trait Sink<S: Bytes> {
     );
 }
 
-/// What a dot product starts from, so that [`Bytes::BIAS`] drops out.
+/// Steps of a group whose products with unsigned bytes, in pairs, can be added in 16 bits: at most as many as have the
+/// same scale; 0 if not even two can.
+pub(crate) const fn span(kind: BlockType) -> usize {
+    match kind {
+        Q4_0 => 8,                             // -8..8: 8 * 2 * 255 * 8 < 2^15
+        Q4_1 | Q5_0 | Q4_K | Q2_K | Q3_K => 4, // 0..16, -16..16; 0..4, -4..4 of half a group
+        Q5_1 | Q5_K | Q6_K => 2,               // 0..32, -32..32
+        _ => 0,
+    }
+}
+
+/// `start` and the products of steps: of their bytes at `x` by their codes.
 #[inline(always)]
-pub(crate) unsafe fn start<S: Bytes>(codes: &[S::B]) -> S::B {
+pub(crate) unsafe fn dots<S: Bytes, const SPAN: usize>(
+    start: S::B,
+    x: *const u8,
+    codes: &[S::B],
+) -> S::B {
+    let mut sum = start;
     // SAFETY: the caller's promise.
     unsafe {
-        let (zero, bias) = (S::splat_byte(0), S::splat_byte(S::BIAS));
-        if S::BIAS == 0 {
+        if const { S::PAIRS && SPAN > 0 } {
+            for (i, span) in codes.chunks_exact(SPAN).enumerate() {
+                let mut pairs = S::splat_byte(0);
+                for (s, code) in span.iter().enumerate() {
+                    pairs = S::dot_pairs(pairs, S::splat_word(x.add((i * SPAN + s) * 4)), *code);
+                }
+                sum = S::add_pairs(sum, pairs);
+            }
+        } else {
+            for (s, code) in codes.iter().enumerate() {
+                sum = S::dot(sum, S::splat_word(x.add(s * 4)), *code);
+            }
+        }
+        sum
+    }
+}
+
+/// Whether products leave the bias in, so that they have to [`start`] from what takes it off.
+pub(crate) const fn biased<S: Bytes>(span: usize) -> bool {
+    S::UNSIGNED || S::PAIRS && span > 0
+}
+
+/// What a dot product starts from, so that [`Bytes::BIAS`] drops out.
+#[inline(always)]
+pub(crate) unsafe fn start<S: Bytes, const SPAN: usize>(codes: &[S::B]) -> S::B {
+    // SAFETY: the caller's promise; the steps of a group have 32 bytes.
+    unsafe {
+        let zero = S::splat_byte(0);
+        if const { !biased::<S>(SPAN) } {
             return zero;
         }
-        let mut sum = zero;
-        for codes in codes {
-            sum = S::dot(sum, bias, *codes);
-        }
-        S::sub_words(zero, sum)
+        S::sub_words(zero, dots::<S, SPAN>(zero, [S::BIAS; GROUP].as_ptr(), codes))
     }
 }
 
@@ -56,7 +95,7 @@ pub(crate) struct Ready {
 
 impl<S: Bytes> Sink<S> for Ready {
     #[inline(always)]
-    unsafe fn put<const N: usize>(
+    unsafe fn put<const N: usize, const SPAN: usize>(
         &mut self,
         g: usize,
         codes: [S::B; STEPS],
@@ -74,10 +113,10 @@ impl<S: Bytes> Sink<S> for Ready {
             for (i, least) in leasts.into_iter().flatten().enumerate() {
                 S::store(self.leasts.add((g * N + i) * LANES), least);
             }
-            if S::BIAS != 0 {
+            if const { biased::<S>(SPAN) } {
                 for i in 0..N {
                     let half = &codes[i * STEPS / N..(i + 1) * STEPS / N];
-                    S::store_bytes(self.starts.add((g * N + i) * BYTES), start::<S>(half));
+                    S::store_bytes(self.starts.add((g * N + i) * BYTES), start::<S, SPAN>(half));
                 }
             }
         }
@@ -118,7 +157,7 @@ struct Wide {
 
 impl<S: Bytes> Sink<S> for Wide {
     #[inline(always)]
-    unsafe fn put<const N: usize>(
+    unsafe fn put<const N: usize, const SPAN: usize>(
         &mut self,
         g: usize,
         codes: [S::B; STEPS],
@@ -262,7 +301,14 @@ unsafe fn fifths<S: Bytes>(mut codes: [S::B; STEPS], high: S::B) -> [S::B; STEPS
 #[inline(always)]
 unsafe fn q4_0<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     // SAFETY: see above.
-    unsafe { to.put::<1>(g, less::<S>(nibbles::<S>(cell, 1, 0), 8), [half::<S>(cell, 0)], None) }
+    unsafe {
+        to.put::<1, { span(Q4_0) }>(
+            g,
+            less::<S>(nibbles::<S>(cell, 1, 0), 8),
+            [half::<S>(cell, 0)],
+            None,
+        )
+    }
 }
 
 #[inline(always)]
@@ -270,7 +316,7 @@ unsafe fn q4_1<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     // SAFETY: see above.
     unsafe {
         let least = Some([half::<S>(cell, 1)]);
-        to.put::<1>(g, nibbles::<S>(cell, 2, 0), [half::<S>(cell, 0)], least)
+        to.put::<1, { span(Q4_1) }>(g, nibbles::<S>(cell, 2, 0), [half::<S>(cell, 0)], least)
     }
 }
 
@@ -279,7 +325,7 @@ unsafe fn q5_0<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     // SAFETY: see above.
     unsafe {
         let codes = fifths::<S>(nibbles::<S>(cell, 1, 1), word::<S>(cell, 1, 0));
-        to.put::<1>(g, less::<S>(codes, 16), [half::<S>(cell, 0)], None)
+        to.put::<1, { span(Q5_0) }>(g, less::<S>(codes, 16), [half::<S>(cell, 0)], None)
     }
 }
 
@@ -288,7 +334,7 @@ unsafe fn q5_1<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     // SAFETY: see above.
     unsafe {
         let codes = fifths::<S>(nibbles::<S>(cell, 2, 1), word::<S>(cell, 2, 0));
-        to.put::<1>(g, codes, [half::<S>(cell, 0)], Some([half::<S>(cell, 1)]))
+        to.put::<1, { span(Q5_1) }>(g, codes, [half::<S>(cell, 0)], Some([half::<S>(cell, 1)]))
     }
 }
 
@@ -300,7 +346,7 @@ unsafe fn q8_0<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
         for (s, code) in codes.iter_mut().enumerate() {
             *code = word::<S>(cell, 1, s);
         }
-        to.put::<1>(g, codes, [half::<S>(cell, 0)], None)
+        to.put::<1, { span(Q8_0) }>(g, codes, [half::<S>(cell, 0)], None)
     }
 }
 
@@ -319,7 +365,9 @@ unsafe fn steps_of_iq4<S: Bytes>(cell: *const u8, halves: usize, first: usize) -
 #[inline(always)]
 unsafe fn iq4_nl<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     // SAFETY: see above.
-    unsafe { to.put::<1>(g, steps_of_iq4::<S>(cell, 1, 0), [half::<S>(cell, 0)], None) }
+    unsafe {
+        to.put::<1, { span(IQ4_NL) }>(g, steps_of_iq4::<S>(cell, 1, 0), [half::<S>(cell, 0)], None)
+    }
 }
 
 /// Scales `d (low + 16 high - 32)`: low halves of a byte in the first word, two high bits in the
@@ -340,7 +388,7 @@ unsafe fn iq4_xs<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
             let scale = S::words_to_f32(S::or(low, S::lift(high, 4)));
             let scale = S::mul(d, S::sub(scale, S::splat(32.0)));
             let codes = steps_of_iq4::<S>(cell, 2, 1 + 4 * s);
-            to.put::<1>(g + s, codes, [scale], None);
+            to.put::<1, { span(IQ4_XS) }>(g + s, codes, [scale], None);
         });
     }
 }
@@ -373,7 +421,7 @@ unsafe fn q2_k<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
                 scales[i] = S::mul(d, S::words_to_f32(S::word_bits(v, shift, 15)));
                 leasts[i] = S::mul(least, S::words_to_f32(S::word_bits(v, shift + 4, 15)));
             }
-            to.put::<2>(g + q, pairs::<S>(cell, 2, 4, q), scales, Some(leasts));
+            to.put::<2, { span(Q2_K) }>(g + q, pairs::<S>(cell, 2, 4, q), scales, Some(leasts));
         });
     }
 }
@@ -400,7 +448,7 @@ unsafe fn q3_k<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
                 let high = S::bits(word::<S>(cell, 1, s), q as i32, 1);
                 *code = S::or(*code, S::lift(high, 2));
             }
-            to.put::<2>(g + q, less::<S>(codes, 4), scales, None);
+            to.put::<2, { span(Q3_K) }>(g + q, less::<S>(codes, 4), scales, None);
         });
     }
 }
@@ -445,7 +493,7 @@ unsafe fn q4_k<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     unsafe {
         eight!(q => {
             let (scale, least) = scale_and_least::<S>(cell, q);
-            to.put::<1>(g + q, fours::<S>(cell, 3, q), [scale], Some([least]));
+            to.put::<1, { span(Q4_K) }>(g + q, fours::<S>(cell, 3, q), [scale], Some([least]));
         });
     }
 }
@@ -462,7 +510,7 @@ unsafe fn q5_k<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
                 let high = S::bits(word::<S>(cell, 2, 3 + s), q as i32, 1);
                 *code = S::or(*code, S::lift(high, 4));
             }
-            to.put::<1>(g + q, codes, [scale], Some([least]));
+            to.put::<1, { span(Q5_K) }>(g + q, codes, [scale], Some([least]));
         });
     }
 }
@@ -488,7 +536,7 @@ unsafe fn q6_k<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
                 let low = S::bits(low, (within / 2 * 4) as i32, 15);
                 *code = S::or(low, S::lift(S::bits(high, (within * 2) as i32, 3), 4));
             }
-            to.put::<2>(g + q, less::<S>(codes, 32), scales, None);
+            to.put::<2, { span(Q6_K) }>(g + q, less::<S>(codes, 32), scales, None);
         });
     }
 }

@@ -8,7 +8,7 @@ use crate::bytes::{BYTES, Bytes};
 use crate::cpu::Cpu;
 use crate::cpu::rows::Parts;
 use crate::simd::{LANES, prefetch};
-use crate::strips::{STEPS, Sink, Strips, ready, start};
+use crate::strips::{STEPS, Sink, Strips, dots, ready, start};
 
 /// Most rows: as many as have their sums in registers beside a group.
 pub(super) fn rows(isa: Isa) -> usize {
@@ -65,7 +65,7 @@ unsafe fn multiply_strips<S: Bytes>(area: &Area<'_>) {
                     1 => multiply::<S, 1>(area, strip, row),
                     2 | 3 => multiply::<S, 2>(area, strip, row),
                     // Only where so many come: see `rows`.
-                    8.. if const { S::BIAS != 0 } => multiply::<S, 8>(area, strip, row),
+                    8.. if const { S::UNSIGNED } => multiply::<S, 8>(area, strip, row),
                     _ => multiply::<S, 4>(area, strip, row),
                 };
             }
@@ -131,10 +131,10 @@ struct Sums<S: Bytes, const R: usize> {
 
 impl<S: Bytes, const R: usize> Sink<S> for Sums<S, R> {
     // Where products of bytes are one instruction, making codes sets the pace.
-    const WRITTEN_OUT: bool = S::BIAS != 0;
+    const WRITTEN_OUT: bool = S::UNSIGNED;
 
     #[inline(always)]
-    unsafe fn put<const N: usize>(
+    unsafe fn put<const N: usize, const SPAN: usize>(
         &mut self,
         g: usize,
         codes: [S::B; STEPS],
@@ -147,13 +147,13 @@ impl<S: Bytes, const R: usize> Sink<S> for Sums<S, R> {
         // SAFETY: the caller's promise.
         unsafe {
             for r in 0..R {
-                self.sums[r] = self.add(r, g, &codes, &scales, &leasts, self.sums[r]);
+                self.sums[r] = self.add::<N, SPAN>(r, g, &codes, &scales, &leasts, self.sums[r]);
             }
             for r in 0..R {
                 let second = self.second[r];
                 if second < self.digits && *self.finer[r] == g as f32 {
                     self.seconds[r] =
-                        self.add(r, second, &codes, &scales, &leasts, self.seconds[r]);
+                        self.add::<N, SPAN>(r, second, &codes, &scales, &leasts, self.seconds[r]);
                     self.second[r] = second + 1;
                     self.finer[r] = self.finer[r].wrapping_add(1);
                 }
@@ -165,7 +165,7 @@ impl<S: Bytes, const R: usize> Sink<S> for Sums<S, R> {
 impl<S: Bytes, const R: usize> Sums<S, R> {
     /// A chain with digit `d` of row `r` added to it.
     #[inline(always)]
-    unsafe fn add<const N: usize>(
+    unsafe fn add<const N: usize, const SPAN: usize>(
         &self,
         r: usize,
         d: usize,
@@ -178,11 +178,8 @@ impl<S: Bytes, const R: usize> Sums<S, R> {
         unsafe {
             for i in 0..N {
                 let part = &codes[i * STEPS / N..(i + 1) * STEPS / N];
-                let mut dot = start::<S>(part);
-                for (s, code) in part.iter().enumerate() {
-                    let step = d * STEPS + i * STEPS / N + s;
-                    dot = S::dot(dot, S::splat_word(self.codes[r].add(step * 4)), *code);
-                }
+                let x = self.codes[r].add((d * STEPS + i * STEPS / N) * 4);
+                let dot = dots::<S, SPAN>(start::<S, SPAN>(part), x, part);
                 let scale = S::mul(scales[i], S::splat(*self.numbers[r].add(d)));
                 sum = S::fma(S::words_to_f32(dot), scale, sum);
                 if let Some(leasts) = leasts {

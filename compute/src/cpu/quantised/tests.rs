@@ -1,5 +1,6 @@
 use super::*;
 use crate::Isa;
+use crate::blocks::BlockType;
 use crate::rng::Rng;
 use crate::strips::tests::{KINDS, random, strips};
 
@@ -14,6 +15,14 @@ fn rounded(cpu: &Cpu, x: &[f32], cols: usize) -> Rounded {
     let mut numbers = vec![0.0; rows * layout.numbers()];
     quantise(cpu, x, cols, &mut codes, &mut numbers);
     Rounded { codes, numbers }
+}
+
+/// What is added to codes.
+fn bias(isa: Isa) -> u8 {
+    match isa {
+        Isa::Avx2 | Isa::Avx512Bf16 => 128,
+        _ => 0,
+    }
 }
 
 fn on(isa: Isa, threads: usize) -> Cpu {
@@ -43,8 +52,7 @@ fn products_are_those_of_the_widened_weights() {
             let mut y = start.clone();
             product(&cpu, m, &q.codes, &q.numbers, &w, &mut y, true);
 
-            // Codes back to numbers: the bias is that of the instruction set.
-            let bias = if isa == Isa::Avx512Bf16 { 128 } else { 0u8 };
+            let bias = bias(isa);
             for (r, c) in (0..m).flat_map(|r| (0..n).map(move |c| (r, c))) {
                 let mut sum = f64::from(start[r * n + c]);
                 let mut size = sum.abs();
@@ -76,6 +84,44 @@ fn products_are_those_of_the_widened_weights() {
     }
 }
 
+/// All codes the largest or the least: sums in 16 bits have room for them.
+#[test]
+fn the_largest_products_have_room() {
+    use BlockType::*;
+    let mut rng = Rng::new(4);
+    let (m, n, k) = (7, 40, 512);
+    for kind in KINDS {
+        let scales = match kind {
+            Q4_1 | Q5_1 | Q4_K | Q5_K => 0..4,
+            Q2_K => 80..84,
+            Q3_K => 108..110,
+            Q6_K => 208..210,
+            _ => 0..2,
+        };
+        for (fill, sign) in [(0, 1.0), (0, -1.0), (0xff, 1.0), (0xff, -1.0)] {
+            let mut data = random(kind, n, k, &mut rng);
+            for block in data.chunks_exact_mut(kind.bytes()) {
+                let kept = block[scales.clone()].to_vec();
+                block.fill(fill);
+                block[scales.clone()].copy_from_slice(&kept);
+            }
+            let mut first: Option<Vec<u32>> = None;
+            for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
+                let cpu = on(isa, 1);
+                let w = strips(&cpu, kind, n, k, &data);
+                for rows in [1, m] {
+                    let q = rounded(&cpu, &vec![sign; rows * k], k);
+                    let mut y = vec![0.0; rows * n];
+                    product(&cpu, rows, &q.codes, &q.numbers, &w, &mut y, false);
+                    let bits: Vec<u32> = y[..n].iter().map(|y| y.to_bits()).collect();
+                    let name = (kind.name(), isa.name(), fill, sign);
+                    assert_eq!(*first.get_or_insert(bits.clone()), bits, "{name:?}");
+                }
+            }
+        }
+    }
+}
+
 /// The groups with the largest scales have a second digit, and are known to a 254th of the first.
 #[test]
 fn the_loudest_groups_are_finer() {
@@ -87,7 +133,7 @@ fn the_loudest_groups_are_finer() {
         x[17 * GROUP + 30] = -200.0;
         let q = rounded(&on(isa, 1), &x, k);
         assert_eq!(q.numbers[layout.numbers() - 2..], [3.0, 17.0]);
-        let bias = if isa == Isa::Avx512Bf16 { 128 } else { 0u8 };
+        let bias = bias(isa);
         let digit = |d: usize, i: usize| {
             f32::from(q.codes[d * GROUP + i].wrapping_sub(bias) as i8) * q.numbers[d]
         };
@@ -106,7 +152,7 @@ fn rounding_keeps_the_largest_and_shows_what_is_broken() {
         let cpu = on(isa, 1);
         let mut x: Vec<f32> = (0..64).map(|i| (i as f32 - 20.0) / 7.0).collect();
         let q = rounded(&cpu, &x, 64);
-        let bias = if isa == Isa::Avx512Bf16 { 128 } else { 0u8 };
+        let bias = bias(isa);
         for (i, x) in x.iter().enumerate() {
             let code = f32::from(q.codes[i].wrapping_sub(bias) as i8);
             let scale = q.numbers[i / GROUP];
