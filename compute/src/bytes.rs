@@ -22,8 +22,9 @@ pub unsafe trait Bytes: Simd {
     const BIAS: u8;
     /// Whether [`Self::dot`] leaves the bias in.
     const UNSIGNED: bool = false;
-    /// Whether there is [`Self::dot_pairs`].
-    const PAIRS: bool = false;
+    /// Rows of a tile of products that add up by pairs, if there is [`Self::dot_pairs`]; where one sum does for a
+    /// group, there is room for one more.
+    const PAIRS: Option<usize> = None;
     /// Rows of a tile of int8 products, and its vectors of 16 columns.
     const BYTE_TILE: (usize, usize);
 
@@ -197,7 +198,7 @@ mod x86 {
     unsafe impl Bytes for Avx2 {
         type B = [__m256i; 2];
         const BIAS: u8 = 128;
-        const PAIRS: bool = true;
+        const PAIRS: Option<usize> = Some(2);
         const BYTE_TILE: (usize, usize) = (2, 1);
 
         #[inline(always)]
@@ -350,13 +351,14 @@ mod x86 {
     }
 
     macro_rules! avx512 {
-        ($name:ident, $bias:expr, $dot:expr) => {
+        ($name:ident, $unsigned:expr, $pairs:expr, $dot:expr) => {
             // SAFETY: of the impl and of every block in it: the instruction set is the caller's promise, and so
             // are pointers.
             unsafe impl Bytes for $name {
                 type B = __m512i;
-                const BIAS: u8 = $bias;
-                const UNSIGNED: bool = $bias != 0;
+                const BIAS: u8 = 128;
+                const UNSIGNED: bool = $unsigned;
+                const PAIRS: Option<usize> = $pairs;
                 const BYTE_TILE: (usize, usize) = (6, 2);
 
                 #[inline(always)]
@@ -441,8 +443,7 @@ mod x86 {
                     // SAFETY: see the impl.
                     unsafe {
                         let bytes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v));
-                        let bias = _mm_set1_epi8($bias as u8 as i8);
-                        _mm_storeu_si128(p.cast(), _mm_add_epi8(bytes, bias));
+                        _mm_storeu_si128(p.cast(), _mm_add_epi8(bytes, _mm_set1_epi8(i8::MIN)));
                     }
                 }
                 #[inline(always)]
@@ -460,15 +461,29 @@ mod x86 {
                     // SAFETY: see the impl.
                     unsafe { $dot(acc, x, w) }
                 }
+                #[inline(always)]
+                unsafe fn dot_pairs(acc: Self::B, x: Self::B, w: Self::B) -> Self::B {
+                    // SAFETY: see the impl.
+                    unsafe { _mm512_add_epi16(acc, _mm512_maddubs_epi16(x, w)) }
+                }
+                #[inline(always)]
+                unsafe fn add_pairs(acc: Self::B, pairs: Self::B) -> Self::B {
+                    // SAFETY: see the impl.
+                    unsafe {
+                        let words = _mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+                        _mm512_add_epi32(acc, words)
+                    }
+                }
             }
         };
     }
 
     /// As AVX2's.
     #[inline(always)]
-    unsafe fn dot_pairs(acc: __m512i, x: __m512i, w: __m512i) -> __m512i {
+    unsafe fn dot_signs(acc: __m512i, x: __m512i, w: __m512i) -> __m512i {
         // SAFETY: AVX-512BW is the caller's promise.
         unsafe {
+            let x = _mm512_xor_si512(x, _mm512_set1_epi8(i8::MIN));
             let negative = _mm512_movepi8_mask(w);
             let signed = _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x);
             let pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(w), signed);
@@ -482,6 +497,6 @@ mod x86 {
         unsafe { _mm512_dpbusd_epi32(acc, x, w) }
     }
 
-    avx512!(Avx512, 0, dot_pairs);
-    avx512!(Avx512Bf16, 128, dot_vnni);
+    avx512!(Avx512, false, Some(4), dot_signs);
+    avx512!(Avx512Bf16, true, None, dot_vnni);
 }

@@ -269,7 +269,7 @@ unsafe fn multiply_area<S: Bytes>(area: &Area<'_>) {
         macro_rules! by_span {
             ($n:literal, $least:literal: $($span:literal)*) => {
                 match span(area.w.kind()) {
-                    $($span if const { S::PAIRS } => {
+                    $($span if const { S::PAIRS.is_some() } => {
                         multiply_strips::<S, $n, $least, $span>(area, &mut parts, seconds)
                     })*
                     _ => multiply_strips::<S, $n, $least, 0>(area, &mut parts, seconds),
@@ -302,6 +302,10 @@ unsafe fn multiply_strips<S: Bytes, const N: usize, const LEAST: bool, const SPA
 ) {
     let w = area.w;
     let (most_rows, strips) = S::BYTE_TILE;
+    let most_rows = match S::PAIRS {
+        Some(rows) if SPAN > 0 => rows + usize::from(SPAN == GROUP / 4),
+        _ => most_rows,
+    };
     let (n, layout) = (w.rows(), Layout::new(w.cols()));
     let cell = w.cell() / GROUP;
     let cell_bytes = w.kind().bytes() * LANES;
@@ -463,7 +467,7 @@ impl Tile<'_> {
                         for (r, (dots, pairs)) in dots.iter_mut().zip(&mut pairs).enumerate() {
                             let x = S::splat_word(codes.add(r * layout.codes() + step * 4));
                             for ((dot, pairs), w) in dots.iter_mut().zip(pairs).zip(&w) {
-                                if const { S::PAIRS && SPAN > 0 } {
+                                if const { S::PAIRS.is_some() && SPAN > 0 } {
                                     *pairs = S::dot_pairs(*pairs, x, *w);
                                     if (s + 1) % SPAN.max(1) == 0 {
                                         *dot = S::add_pairs(*dot, *pairs);

@@ -49,7 +49,7 @@ pub(crate) unsafe fn dots<S: Bytes, const SPAN: usize>(
     let mut sum = start;
     // SAFETY: the caller's promise.
     unsafe {
-        if const { S::PAIRS && SPAN > 0 } {
+        if const { S::PAIRS.is_some() && SPAN > 0 } {
             for (i, span) in codes.chunks_exact(SPAN).enumerate() {
                 let mut pairs = S::splat_byte(0);
                 for (s, code) in span.iter().enumerate() {
@@ -68,7 +68,7 @@ pub(crate) unsafe fn dots<S: Bytes, const SPAN: usize>(
 
 /// Whether products leave the bias in, so that they have to [`start`] from what takes it off.
 pub(crate) const fn biased<S: Bytes>(span: usize) -> bool {
-    S::UNSIGNED || S::PAIRS && span > 0
+    S::UNSIGNED || S::PAIRS.is_some() && span > 0
 }
 
 /// What a dot product starts from, so that [`Bytes::BIAS`] drops out.

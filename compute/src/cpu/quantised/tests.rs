@@ -20,7 +20,7 @@ fn rounded(cpu: &Cpu, x: &[f32], cols: usize) -> Rounded {
 /// What is added to codes.
 fn bias(isa: Isa) -> u8 {
     match isa {
-        Isa::Avx2 | Isa::Avx512Bf16 => 128,
+        Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => 128,
         _ => 0,
     }
 }
