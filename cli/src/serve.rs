@@ -248,8 +248,7 @@ pub fn serve(args: &ServeArgs, common: &Common) -> Result<Value, Failure> {
     let sequences = args.sequences.max(1);
     let places = sequences + args.queue;
     let limits = Limits { places, ..Limits::default() };
-    let settings =
-        Settings { keys, rates, hosts: args.hosts.clone(), limits, web, ..Settings::default() };
+    let settings = Settings { keys, rates, hosts: args.hosts.clone(), limits, web };
     let (app, tokens) = args.served.start(settings, common, |options| {
         let full = options.tokens.saturating_mul(sequences);
         options.tokens = args.tokens.unwrap_or(full.min(options.tokens.max(32_768)));

@@ -94,20 +94,28 @@ unsafe fn chain<S: Simd, const N: usize, const BF16: bool>() -> usize {
 unsafe fn byte_chains<S: Bytes>() -> usize {
     // SAFETY: the instruction set is the caller's promise.
     unsafe {
-        let (x, w) = (S::splat_byte(black_box(3)), S::splat_byte(black_box(5)));
         // Of as many registers as the tiles of products have.
-        if S::TILE_VECTORS > 1 { byte_chain::<S, 24>(x, w) } else { byte_chain::<S, 4>(x, w) }
+        if S::TILE_VECTORS > 1 { byte_chain::<S, 24>() } else { byte_chain::<S, 4>() }
     }
 }
 
+/// Each chain has a left operand of its own, read anew each round: of products that are more than one
+/// instruction, the compiler would otherwise compute all but the sum once.
 #[inline(always)]
-unsafe fn byte_chain<S: Bytes, const N: usize>(x: S::B, w: S::B) -> usize {
-    // SAFETY: as above.
+unsafe fn byte_chain<S: Bytes, const N: usize>() -> usize {
+    let x = [3u8; 4 * 24];
+    // SAFETY: as above; there are four bytes for each chain.
     unsafe {
+        let w = S::splat_byte(black_box(5));
         let mut acc = [S::splat_byte(0); N];
         for _ in 0..ROUNDS {
-            for c in &mut acc {
-                *c = S::dot(*c, x, w);
+            let x = black_box(&x).as_ptr();
+            for (i, c) in acc.iter_mut().enumerate() {
+                let x = S::splat_word(x.add(4 * i));
+                *c = match S::PAIRS {
+                    Some(_) => S::dot_pairs(*c, x, w),
+                    None => S::dot(*c, x, w),
+                };
             }
         }
         for c in acc {
