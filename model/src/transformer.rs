@@ -156,10 +156,17 @@ impl Transformer {
     /// Pages for its keys and values.
     ///
     /// # Errors
-    /// If there is no memory for them.
+    /// [`KvError::TooLarge`] if there is no memory for them.
     pub fn pages(&self, kind: KvType, pages: usize) -> Result<KvPages, KvError> {
         let c = &self.config;
-        KvPages::new(kind, c.num_hidden_layers, c.num_key_value_heads, c.head_dim, pages)
+        let made =
+            KvPages::new(kind, c.num_hidden_layers, c.num_key_value_heads, c.head_dim, pages)?;
+        // Systems promise more than there is, and pages are touched late: what can't fit is refused now.
+        let bytes = made.bytes();
+        match store::available_memory() {
+            Some(available) if bytes as u64 > available => Err(KvError::TooLarge { pages, bytes }),
+            _ => Ok(made),
+        }
     }
 
     /// What keys and values are stored as, if nobody says otherwise: halves if weights are, or less.

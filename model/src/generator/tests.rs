@@ -111,6 +111,18 @@ fn essence(completion: &Completion) -> (Vec<u32>, String, Vec<u32>, Reason) {
 }
 
 /// Answers that repeat themselves, so that guesses are right, with and without guesses.
+/// The system would give them, and end the program when they are used.
+#[test]
+#[cfg(target_os = "linux")]
+fn pages_for_which_there_is_no_memory_are_refused() {
+    let world = World::new();
+    let page = world.model.pages(KvType::F32, 1).unwrap().bytes();
+    let available = store::available_memory().unwrap() as usize;
+    let pages = available / page + (256 << 20) / page; // other tests give some back meanwhile
+    let refused = world.model.pages(KvType::F32, pages);
+    assert!(matches!(refused, Err(compute::kv::KvError::TooLarge { .. })));
+}
+
 #[test]
 fn guesses_change_nothing_but_the_steps() {
     let world = World::new();
