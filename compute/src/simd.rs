@@ -224,13 +224,36 @@ pub fn prefetch(p: *const f32) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint; every x86-64 has it.
     unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(p.cast());
     }
     #[cfg(target_arch = "aarch64")]
     // SAFETY: a hint; every AArch64 has it.
     unsafe {
         std::arch::asm!(
             "prfm pldl1keep, [{p}]",
+            p = in(reg) p.addr(),
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = p;
+}
+
+/// As [`prefetch`], into the second cache: what is in use stays in the first.
+#[inline(always)]
+pub fn prefetch_far(p: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint; every x86-64 has it.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(p.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a hint; every AArch64 has it.
+    unsafe {
+        std::arch::asm!(
+            "prfm pldl2keep, [{p}]",
             p = in(reg) p.addr(),
             options(nomem, nostack, preserves_flags)
         );

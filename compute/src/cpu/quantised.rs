@@ -23,14 +23,14 @@ use super::Cpu;
 use super::rows::Parts;
 use crate::aligned::Aligned;
 use crate::bytes::{BYTES, Bytes};
-use crate::simd::{LANES, prefetch};
+use crate::simd::{LANES, prefetch_far};
 use crate::strips::{GROUP, Ready, Strips, biased, ready, span};
 
 /// Most groups that are made ready at a time: with 24 of two strips there is room in the nearest
 /// cache for the rows that pass by.
 const BLOCK: usize = 24;
-/// Tiles of rows that together ask for the next groups: more take longer than reading these.
-const ASKING: usize = 8;
+/// Groups between which a tile asks for what comes next. In each it would cost the products registers.
+const ASKING: usize = 4;
 /// Most strips of a tile.
 const STRIPS: usize = 2;
 /// Multiply-adds of a task, some microseconds, and weights of one where rows are few.
@@ -212,6 +212,8 @@ pub fn product(
     let wanted = (n * k / WEIGHTS).max(rows * n * k / TASK).max(1).next_multiple_of(threads);
     let wanted = wanted.min(threads * 4);
     let by_rows = (rows / ROWS).clamp(1, wanted);
+    // As many for each thread.
+    let by_rows = if by_rows > threads { by_rows / threads * threads } else { by_rows };
     let by_columns = (wanted / by_rows).clamp(1, pairs);
     let c = Parts::new(c);
     cpu.pool.run(by_rows * by_columns, |task| {
@@ -323,13 +325,13 @@ unsafe fn multiply_strips<S: Bytes, const N: usize, const LEAST: bool, const SPA
                 // SAFETY: whole cells, and room for their groups.
                 unsafe { ready::<S, Ready>(w.kind(), cells, block / cell, part) };
             }
-            // What comes next is asked for while few rows pass by, by each tile its share.
+            // What comes next is asked for while rows pass by, by each tile its share.
             let tiles = area.rows.len().div_ceil(most_rows);
             let (next_column, next_first) =
                 if b + 1 < blocks { (column, first + block) } else { (column + strips * LANES, 0) };
             let mut ahead = [None; STRIPS];
             for (i, ahead) in ahead.iter_mut().enumerate().take(strips) {
-                if tiles <= ASKING && next_column + i * LANES < area.columns.end {
+                if next_column + i * LANES < area.columns.end {
                     let at = next_first / cell * cell_bytes;
                     *ahead = Some(w.cells(next_column / LANES + i)[at..].as_ptr());
                 }
@@ -425,9 +427,6 @@ impl Tile<'_> {
     >(
         &self,
     ) {
-        let (layout, first) = (self.layout, self.first);
-        let (row, digits) = (layout.numbers(), layout.digits());
-        let codes = self.codes.wrapping_add(first * GROUP);
         // SAFETY: the caller's promise.
         unsafe {
             let mut sums = [[S::splat(0.0); V]; R];
@@ -442,57 +441,17 @@ impl Tile<'_> {
                     }
                 }
             }
-            for g in 0..self.block {
+            for some in (0..self.block).step_by(ASKING) {
+                let end = self.block.min(some + ASKING);
                 for ahead in self.ahead.iter().take(V).flatten() {
-                    for line in (0..self.ahead_step).step_by(self.share) {
-                        prefetch(ahead.wrapping_add(g * self.ahead_step + line).cast());
+                    for line in (some * self.ahead_step..end * self.ahead_step).step_by(self.share)
+                    {
+                        prefetch_far(ahead.wrapping_add(line));
                     }
                 }
-                for i in 0..N {
-                    let mut dots = [[S::splat_byte(0); V]; R];
-                    if const { biased::<S>(SPAN) } {
-                        for (v, part) in self.parts.iter().enumerate().take(V) {
-                            let start = S::load_bytes(part.starts.add((g * N + i) * BYTES));
-                            dots.iter_mut().for_each(|dots| dots[v] = start);
-                        }
-                    }
-                    let steps = GROUP / 4 / N;
-                    let mut pairs = [[S::splat_byte(0); V]; R];
-                    for s in i * steps..(i + 1) * steps {
-                        let step = g * (GROUP / 4) + s;
-                        let mut w = [S::splat_byte(0); V];
-                        for (w, part) in w.iter_mut().zip(self.parts) {
-                            *w = S::load_bytes(part.codes.add(step * BYTES));
-                        }
-                        for (r, (dots, pairs)) in dots.iter_mut().zip(&mut pairs).enumerate() {
-                            let x = S::splat_word(codes.add(r * layout.codes() + step * 4));
-                            for ((dot, pairs), w) in dots.iter_mut().zip(pairs).zip(&w) {
-                                if const { S::PAIRS.is_some() && SPAN > 0 } {
-                                    *pairs = S::dot_pairs(*pairs, x, *w);
-                                    if (s + 1) % SPAN.max(1) == 0 {
-                                        *dot = S::add_pairs(*dot, *pairs);
-                                        *pairs = S::splat_byte(0);
-                                    }
-                                } else {
-                                    *dot = S::dot(*dot, x, *w);
-                                }
-                            }
-                        }
-                    }
-                    for (v, part) in self.parts.iter().enumerate().take(V) {
-                        let scale = S::load(part.scales.add((g * N + i) * LANES));
-                        for (r, (sums, dots)) in sums.iter_mut().zip(&dots).enumerate() {
-                            let x = S::splat(*self.numbers.add(r * row + first + g));
-                            sums[v] = S::fma(S::words_to_f32(dots[v]), S::mul(scale, x), sums[v]);
-                        }
-                        if LEAST {
-                            let least = S::load(part.leasts.add((g * N + i) * LANES));
-                            for (r, sums) in sums.iter_mut().enumerate() {
-                                let at = sum_at(N, digits, first + g, i);
-                                let x = S::splat(*self.numbers.add(r * row + at));
-                                sums[v] = S::fma(least, x, sums[v]);
-                            }
-                        }
+                for g in some..end {
+                    for i in 0..N {
+                        self.group::<S, R, V, N, LEAST, SPAN>(g, i, &mut sums);
                     }
                 }
             }
@@ -502,6 +461,78 @@ impl Tile<'_> {
                     match self.columns.saturating_sub(v * LANES) {
                         LANES.. => S::store(p, *sum),
                         left => S::store_n(p, *sum, left),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds group `g`, or its half `i` of two, to the chains.
+    #[inline(always)]
+    unsafe fn group<
+        S: Bytes,
+        const R: usize,
+        const V: usize,
+        const N: usize,
+        const LEAST: bool,
+        const SPAN: usize,
+    >(
+        &self,
+        g: usize,
+        i: usize,
+        sums: &mut [[S::F; V]; R],
+    ) {
+        let (layout, group) = (self.layout, self.first + g);
+        let at = g * N + i;
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut dots = [[S::splat_byte(0); V]; R];
+            if const { biased::<S>(SPAN) } {
+                for (v, part) in self.parts.iter().enumerate().take(V) {
+                    let start = S::load_bytes(part.starts.add(at * BYTES));
+                    dots.iter_mut().for_each(|dots| dots[v] = start);
+                }
+            }
+            let steps = GROUP / 4 / N;
+            let mut pairs = [[S::splat_byte(0); V]; R];
+            for s in i * steps..(i + 1) * steps {
+                let mut w = [S::splat_byte(0); V];
+                for (w, part) in w.iter_mut().zip(self.parts) {
+                    *w = S::load_bytes(part.codes.add((g * (GROUP / 4) + s) * BYTES));
+                }
+                for (r, (dots, pairs)) in dots.iter_mut().zip(&mut pairs).enumerate() {
+                    let x = self.codes.add(r * layout.codes() + group * GROUP + s * 4);
+                    let x = S::splat_word(x);
+                    for ((dot, pairs), w) in dots.iter_mut().zip(pairs).zip(&w) {
+                        if const { S::PAIRS.is_some() && SPAN > 0 } {
+                            *pairs = S::dot_pairs(*pairs, x, *w);
+                            if (s + 1) % SPAN.max(1) == 0 {
+                                *dot = S::add_pairs(*dot, *pairs);
+                                *pairs = S::splat_byte(0);
+                            }
+                        } else {
+                            *dot = S::dot(*dot, x, *w);
+                        }
+                    }
+                }
+            }
+            let (mut scales, mut leasts) = ([S::splat(0.0); V], [S::splat(0.0); V]);
+            for (v, part) in self.parts.iter().enumerate().take(V) {
+                scales[v] = S::load(part.scales.add(at * LANES));
+                if LEAST {
+                    leasts[v] = S::load(part.leasts.add(at * LANES));
+                }
+            }
+            for (r, (sums, dots)) in sums.iter_mut().zip(dots).enumerate() {
+                let numbers = self.numbers.add(r * layout.numbers());
+                let x = S::splat(*numbers.add(group));
+                for ((sum, dot), scale) in sums.iter_mut().zip(dots).zip(scales) {
+                    *sum = S::fma(S::words_to_f32(dot), S::mul(scale, x), *sum);
+                }
+                if LEAST {
+                    let x = S::splat(*numbers.add(sum_at(N, layout.digits(), group, i)));
+                    for (sum, least) in sums.iter_mut().zip(leasts) {
+                        *sum = S::fma(least, x, *sum);
                     }
                 }
             }
