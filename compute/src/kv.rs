@@ -4,13 +4,14 @@
 #![allow(unsafe_code)]
 
 use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 
 use crate::aligned::Aligned;
 use crate::bytes::Bytes;
 use crate::cpu::attention::CachedSpan;
 use crate::cpu::rows::Parts;
 use crate::pool::Pool;
-use crate::simd::{LANES, prefetch};
+use crate::simd::{LANES, prefetch, prefetch_far};
 
 /// Positions in a page.
 pub const PAGE: usize = 64;
@@ -247,66 +248,67 @@ impl KvPages {
             })
             .collect();
         match self.kind {
-            KvType::F32 => {
-                let bits = |x: &[f32]| x.iter().map(|x| x.to_bits().to_le_bytes()).collect();
-                self.store::<4>(pool, &rows, bits(k), bits(v));
-            }
-            KvType::F16 => {
-                let bits = |x: &[f32]| {
-                    let mut halves = vec![half::f16::ZERO; x.len()];
-                    halves.convert_from_f32_slice(x);
-                    halves.into_iter().map(|x| x.to_bits().to_le_bytes()).collect()
-                };
-                self.store::<2>(pool, &rows, bits(k), bits(v));
-            }
-            KvType::Bf16 => {
-                let bits = |x: &[f32]| {
-                    let mut halves = vec![half::bf16::ZERO; x.len()];
-                    halves.convert_from_f32_slice(x);
-                    halves.into_iter().map(|x| x.to_bits().to_le_bytes()).collect()
-                };
-                self.store::<2>(pool, &rows, bits(k), bits(v));
-            }
+            KvType::F32 => self.store(pool, &rows, k, v, |from, to: &mut [[u8; 4]]| {
+                for (x, to) in from.iter().zip(to) {
+                    *to = x.to_le_bytes();
+                }
+            }),
+            KvType::F16 => self.store(pool, &rows, k, v, |from, to: &mut [[u8; 2]]| {
+                let mut halves = [f16::ZERO; LANES];
+                halves[..to.len()].convert_from_f32_slice(from);
+                for (x, to) in halves.iter().zip(to) {
+                    *to = x.to_le_bytes();
+                }
+            }),
+            KvType::Bf16 => self.store(pool, &rows, k, v, |from, to: &mut [[u8; 2]]| {
+                let mut halves = [bf16::ZERO; LANES];
+                halves[..to.len()].convert_from_f32_slice(from);
+                for (x, to) in halves.iter().zip(to) {
+                    *to = x.to_le_bytes();
+                }
+            }),
             KvType::Q8 => {
                 let ((k, k_scales), (v, v_scales)) = (self.eighths(k), self.eighths(v));
-                self.store::<1>(pool, &rows, k, v);
+                self.store(pool, &rows, &k, &v, |from: &[[u8; 1]], to| to.copy_from_slice(from));
                 self.store_scales(&rows, &k_scales, &v_scales);
             }
         }
     }
 
-    /// Puts elements of `N` bytes to their places. A key's elements go to as many cache lines: threads
-    /// share heads and parts of them, which no two rows have in common.
-    fn store<const N: usize>(
+    /// Puts elements, made `N` bytes each by `convert` (at most 16 at a time), to their places. A key's go
+    /// to as many cache lines: threads share heads and parts of them, which no two rows have in common.
+    fn store<T: Copy + Sync, const N: usize>(
         &mut self,
         pool: &Pool,
         rows: &[Row],
-        k: Vec<[u8; N]>,
-        v: Vec<[u8; N]>,
+        k: &[T],
+        v: &[T],
+        convert: impl Fn(&[T], &mut [[u8; N]]) + Sync,
     ) {
         let (hd, hdp, width) = (self.head_dim, padded(self.head_dim), self.width());
         let head_bytes = head_bytes(self.kind, hd).unwrap_or(0);
         let parts = hd.div_ceil(LANES);
         let data = Parts::new(self.data.bytes_mut());
         let grain = (1 << 12) / (rows.len() * LANES).max(1) + 1;
-        pool.split(self.kv_heads * (parts + 1), grain, |tasks| {
+        pool.split(self.kv_heads * parts, grain, |tasks| {
             for task in tasks {
-                let (head, part) = (task / (parts + 1), task % (parts + 1));
+                let (head, part) = (task / parts, task % parts);
+                let (first, len) = (part * LANES, LANES.min(hd - part * LANES));
                 for Row { row, place, slot } in rows {
                     let start = place + head * head_bytes;
-                    let from = row * width + head * hd;
-                    if part < parts {
-                        for d in part * LANES..hd.min((part + 1) * LANES) {
-                            let at = start + (d * PAGE + slot) * N;
-                            // SAFETY: elements of this task's head and part.
-                            unsafe { data.part(at..at + N) }.copy_from_slice(&k[from + d]);
-                        }
-                    } else {
-                        let at = start + (PAGE * hd + slot * hdp) * N;
-                        // SAFETY: values of this task's head.
-                        let to = unsafe { data.part(at..at + hd * N) };
-                        to.copy_from_slice(v[from..from + hd].as_flattened());
+                    let from = row * width + head * hd + first;
+                    let mut elements = [[0; N]; LANES];
+                    convert(&k[from..from + len], &mut elements[..len]);
+                    for (d, element) in elements[..len].iter().enumerate() {
+                        let at = start + ((first + d) * PAGE + slot) * N;
+                        // SAFETY: elements of this task's head and part, here and below.
+                        unsafe { data.part(at..at + N) }.copy_from_slice(element);
                     }
+                    convert(&v[from..from + len], &mut elements[..len]);
+                    let at = start + (PAGE * hd + slot * hdp + first) * N;
+                    // SAFETY: see above.
+                    let to = unsafe { data.part(at..at + len * N) };
+                    to.copy_from_slice(elements[..len].as_flattened());
                 }
             }
         });
@@ -399,11 +401,31 @@ pub(crate) struct KvBlock<'a> {
     next: Option<&'a [u8]>,
 }
 
+/// Keys `[head_dim, 64]` and values `[64, padded head_dim]` of a type.
+pub(crate) enum Stored {
+    F32(*const f32, *const f32),
+    F16(*const f16, *const f16),
+    Bf16(*const bf16, *const bf16),
+}
+
 impl KvBlock<'_> {
-    /// Keys `[head_dim, 64]` and values `[64, padded head_dim]`, if they are f32.
-    pub(crate) fn plain(&self) -> Option<(*const f32, *const f32)> {
-        let start = self.bytes.as_ptr().cast::<f32>();
-        (self.kind == KvType::F32).then(|| (start, start.wrapping_add(PAGE * self.head_dim)))
+    /// Where they lie, if it is whole numbers that do.
+    pub(crate) fn stored(&self) -> Option<Stored> {
+        let keys = self.bytes.as_ptr();
+        let values = keys.wrapping_add(self.head_dim * self.kind.line());
+        match self.kind {
+            KvType::F32 => Some(Stored::F32(keys.cast(), values.cast())),
+            KvType::F16 => Some(Stored::F16(keys.cast(), values.cast())),
+            KvType::Bf16 => Some(Stored::Bf16(keys.cast(), values.cast())),
+            KvType::Q8 => None,
+        }
+    }
+
+    /// Asks for all of the next block.
+    pub(crate) fn ask_far(&self) {
+        for line in self.next.unwrap_or(&[]).chunks(LINE) {
+            prefetch_far(line.as_ptr());
+        }
     }
 
     /// Widens them into `k` and `v`, while the next ones are asked for.

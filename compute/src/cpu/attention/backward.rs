@@ -203,7 +203,7 @@ unsafe fn zero<S: Simd>(x: *mut f32, n: usize) {
 impl Task<'_> {
     /// Up to 64 rows from `row` of head `h`, with the block of keys at `start`.
     #[inline(always)]
-    unsafe fn square<S: Simd>(&self, h: usize, row: usize, start: usize, keys: usize) {
+    unsafe fn square<S: Transpose>(&self, h: usize, row: usize, start: usize, keys: usize) {
         let Task { shape: s, rows: operands, n, scratch: x } = *self;
         let (hd, hdp) = (s.head_dim, padded(s.head_dim));
         let rows = BLOCK.min(n - row);

@@ -3,7 +3,36 @@
 
 use std::ops::Range;
 
+use half::{bf16, f16};
+
+use crate::bytes::Bytes;
 use crate::simd::{LANES, Simd};
+
+/// What the matrix on the right holds.
+pub(super) trait Element: Copy {
+    /// Whether bands by it may slope; the code of those that don't is a third as long.
+    const SLOPES: bool;
+
+    /// Sixteen, widened.
+    ///
+    /// # Safety
+    /// They are there; as for [`Bytes`].
+    unsafe fn load<S: Bytes>(p: *const Self) -> S::F;
+}
+
+macro_rules! element {
+    ($($type:ty, $slopes:expr, $load:ident;)*) => {$(
+        impl Element for $type {
+            const SLOPES: bool = $slopes;
+            #[inline(always)]
+            unsafe fn load<S: Bytes>(p: *const Self) -> S::F {
+                // SAFETY: the caller's promise.
+                unsafe { S::$load(p.cast()) }
+            }
+        }
+    )*};
+}
+element! { f32, true, load; f16, false, load_f16; bf16, false, load_bf16; }
 
 /// Row `r` takes the `k` of `from + r * slope .. to + r * slope` that are in `0..depth`.
 #[derive(Clone, Copy)]
@@ -39,13 +68,13 @@ pub(super) enum Start {
 
 /// `c[r] = start + Σ_k a[r, k] b[k]`, each element one chain in order of k.
 #[derive(Clone, Copy)]
-pub(super) struct Product {
+pub(super) struct Product<E: Element> {
     /// Element `(r, k)` at `r * a_row + k * a_k`.
     pub(super) a: *const f32,
     pub(super) a_row: usize,
     pub(super) a_k: usize,
     /// Rows `b_row` apart.
-    pub(super) b: *const f32,
+    pub(super) b: *const E,
     pub(super) b_row: usize,
     /// Rows `c_row` apart.
     pub(super) c: *mut f32,
@@ -61,13 +90,13 @@ pub(super) const fn rows<S: Simd>() -> usize {
     if S::TILE_VECTORS > 1 { 8 } else { 4 }
 }
 
-impl Product {
+impl<E: Element> Product<E> {
     /// Computes `rows` rows.
     ///
     /// # Safety
     /// The pointers hold what the fields say; as for [`Simd`].
     #[inline(always)]
-    pub(super) unsafe fn run<S: Simd>(&self, rows: usize) {
+    pub(super) unsafe fn run<S: Bytes>(&self, rows: usize) {
         let mut r = 0;
         // SAFETY: the caller's promise; stripes are within the rows.
         unsafe {
@@ -105,7 +134,7 @@ impl Product {
     }
 
     #[inline(always)]
-    unsafe fn stripe<S: Simd, const R: usize>(&self, row: usize) {
+    unsafe fn stripe<S: Bytes, const R: usize>(&self, row: usize) {
         let mut v = 0;
         // SAFETY: the caller's promise.
         unsafe {
@@ -126,7 +155,7 @@ impl Product {
     /// other, the k that all share, a triangle where rows end one after the other.
     #[inline(always)]
     #[allow(unused_assignments)] // a and b after the last step
-    unsafe fn tile<S: Simd, const R: usize, const V: usize>(&self, row: usize, vector: usize) {
+    unsafe fn tile<S: Bytes, const R: usize, const V: usize>(&self, row: usize, vector: usize) {
         // SAFETY: the caller's promise.
         unsafe {
             let c = self.c.add(row * self.c_row + vector * LANES);
@@ -162,13 +191,13 @@ impl Product {
                     }
                 )*};
             }
-            if last.start > first.start {
+            if E::SLOPES && last.start > first.start {
                 triangle!(1 2 3 4 5 6 7, true);
             }
             for _ in last.start..first.end {
                 step!(0..R);
             }
-            if last.end > first.end {
+            if E::SLOPES && last.end > first.end {
                 triangle!(1 2 3 4 5 6 7, false);
             }
             for (r, acc) in acc.iter().enumerate() {
@@ -181,18 +210,18 @@ impl Product {
 
     /// One k for some of the rows of a tile.
     #[inline(always)]
-    unsafe fn step<S: Simd, const R: usize, const V: usize>(
+    unsafe fn step<S: Bytes, const R: usize, const V: usize>(
         &self,
         acc: &mut [[S::F; V]; R],
         rows: Range<usize>,
         a: *const f32,
-        b: *const f32,
+        b: *const E,
     ) {
         // SAFETY: the caller's promise.
         unsafe {
             let mut bv = [S::splat(0.0); V];
             for (v, bv) in bv.iter_mut().enumerate() {
-                *bv = S::load(b.add(v * LANES));
+                *bv = E::load::<S>(b.add(v * LANES));
             }
             for r in rows {
                 let x = S::splat(*a.add(r * self.a_row));

@@ -7,14 +7,14 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::band::{self, Band, Product, Start};
+use super::band::{self, Band, Element, Product, Start};
 use super::transpose::{Transpose, pad, reduce, transpose, unpad};
 use super::{AttentionShape, BLOCK, CachedSpan, Unit, cap_scores, check_spans};
 use super::{with_scratch, with_units};
 use crate::Span;
 use crate::aligned::Aligned;
 use crate::cpu::Cpu;
-use crate::kv::{KvPages, PageId, padded};
+use crate::kv::{KvPages, PageId, Stored, padded};
 use crate::math::exp_masked;
 use crate::simd::{LANES, Simd};
 
@@ -334,12 +334,7 @@ impl Task<'_> {
 
     /// Keys and values of block `b`; packed or widened into `lines`, if need be.
     #[inline(always)]
-    unsafe fn block<S: Transpose>(
-        &self,
-        b: usize,
-        last: usize,
-        lines: &Lines,
-    ) -> (*const f32, *const f32) {
+    unsafe fn block<S: Transpose>(&self, b: usize, last: usize, lines: &Lines) -> Stored {
         let hd = self.shape.head_dim;
         match self.keys {
             Keys::Rows { k, v } => {
@@ -352,19 +347,24 @@ impl Task<'_> {
                     transpose::<S>(k.as_ptr().add(at), stride, rows, hd, lines.k);
                     pad::<S>(v.as_ptr().add(at), stride, rows, hd, 1.0, lines.v);
                 }
-                (lines.k, lines.v)
             }
             Keys::Pages { pages, layer, ids } => {
                 let next = (b < last).then(|| ids[b + 1]);
                 let block = pages.block(layer, ids[b], self.kv_head, next);
-                if let Some(plain) = block.plain() {
-                    return plain;
+                // Halves that one tile reads need no place of their own.
+                let once = self.to - self.from == 1 && self.shape.group() <= band::rows::<S>();
+                match block.stored() {
+                    Some(plain @ Stored::F32(..)) => return plain,
+                    Some(halves) if once => {
+                        block.ask_far();
+                        return halves;
+                    }
+                    // SAFETY: the scratch holds a block of each.
+                    _ => unsafe { block.widen::<S>(lines.k, lines.v) },
                 }
-                // SAFETY: the scratch holds a block of each.
-                unsafe { block.widen::<S>(lines.k, lines.v) };
-                (lines.k, lines.v)
             }
         }
+        Stored::F32(lines.k, lines.v)
     }
 }
 
@@ -426,32 +426,60 @@ impl Task<'_> {
     #[inline(always)]
     unsafe fn segment<S: Transpose>(&self, lines: &Lines, segment: usize) {
         let s = self.shape;
-        let (group, n) = (s.group(), self.to - self.from);
         let first = s.first_key(self.from).max(segment * SEGMENT) / BLOCK;
         let last = (self.to - 1).min((segment + 1) * SEGMENT - 1) / BLOCK;
         // SAFETY: `lines` holds group * n lines; the instruction set is the caller's promise.
         unsafe {
-            lines.state.reset::<S>(group * n, padded(s.head_dim));
+            lines.state.reset::<S>(self.lines(), padded(s.head_dim));
             for b in first..=last {
-                let (k, v) = self.block::<S>(b, last, lines);
-                // Rows of a head go together, or, if there is but one row, the heads of the group.
-                let (runs, slope) = if n == 1 { (1, 0) } else { (group, 1) };
-                for run in 0..runs {
-                    let mut i = (b * BLOCK).saturating_sub(self.from) * slope;
-                    while i < group * n / runs {
-                        let p = self.from + i * slope;
-                        if s.first_key(p) >= (b + 1) * BLOCK {
-                            break;
-                        }
-                        // Not over the end of a block, so that all rows see something of each.
-                        let most = band::rows::<S>() - p % band::rows::<S>() * slope;
-                        let rows = most.min(group * n / runs - i);
-                        tile::<S>(s, lines, (k, v), b, run * n + i, rows, p, slope);
-                        i += rows;
-                    }
+                match self.block::<S>(b, last, lines) {
+                    Stored::F32(k, v) => self.tiles::<S, _>(lines, b, (k, v)),
+                    Stored::F16(k, v) => self.tile_of_one::<S, _>(lines, b, (k, v)),
+                    Stored::Bf16(k, v) => self.tile_of_one::<S, _>(lines, b, (k, v)),
                 }
             }
         }
+    }
+
+    /// Block `b` for all lines.
+    #[inline(always)]
+    unsafe fn tiles<S: Transpose, E: Element>(
+        &self,
+        lines: &Lines,
+        b: usize,
+        block: (*const E, *const E),
+    ) {
+        let s = self.shape;
+        let (group, n) = (s.group(), self.to - self.from);
+        // Rows of a head go together, or, if there is but one row, the heads of the group.
+        let (runs, slope) = if n == 1 { (1, 0) } else { (group, 1) };
+        for run in 0..runs {
+            let mut i = (b * BLOCK).saturating_sub(self.from) * slope;
+            while i < group * n / runs {
+                let p = self.from + i * slope;
+                if s.first_key(p) >= (b + 1) * BLOCK {
+                    break;
+                }
+                // Not over the end of a block, so that all rows see something of each.
+                let most = band::rows::<S>() - p % band::rows::<S>() * slope;
+                let rows = most.min(group * n / runs - i);
+                // SAFETY: `lines` holds group * n lines; the rest is the caller's promise.
+                unsafe { tile::<S, E>(s, lines, block, b, run * n + i, rows, p, slope) };
+                i += rows;
+            }
+        }
+    }
+
+    /// Block `b` for the heads of one row, which fit in a tile.
+    #[inline(always)]
+    unsafe fn tile_of_one<S: Transpose, E: Element>(
+        &self,
+        lines: &Lines,
+        b: usize,
+        block: (*const E, *const E),
+    ) {
+        // SAFETY: as above.
+        unsafe { tile::<S, E>(self.shape, lines, block, b, 0, self.shape.group(), self.from, 0) };
     }
 
     /// Adds the state after a segment to that after those before it, for rows that see some of it.
@@ -501,10 +529,10 @@ impl Task<'_> {
 /// Block `b` for a tile of lines, `line..line + rows`, of positions `p + r * slope`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-unsafe fn tile<S: Transpose>(
+unsafe fn tile<S: Transpose, E: Element>(
     s: &AttentionShape,
     lines: &Lines,
-    (k, v): (*const f32, *const f32),
+    (k, v): (*const E, *const E),
     b: usize,
     line: usize,
     rows: usize,
