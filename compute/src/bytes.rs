@@ -64,12 +64,12 @@ pub unsafe trait Bytes: Simd {
     /// the product is with the bias where it is [`Self::UNSIGNED`], and without elsewhere.
     unsafe fn dot(acc: Self::B, x: Self::B, w: Self::B) -> Self::B;
     /// By pairs of bytes, in 16 bits: `acc + sum of x w`, where `x` is unsigned, and sums have room.
-    unsafe fn dot_pairs(acc: Self::B, _x: Self::B, _w: Self::B) -> Self::B {
-        acc
+    unsafe fn dot_pairs(_acc: Self::B, _x: Self::B, _w: Self::B) -> Self::B {
+        unreachable!("only where there are PAIRS")
     }
     /// Word by word: `acc` and the sums of two pairs.
-    unsafe fn add_pairs(acc: Self::B, _pairs: Self::B) -> Self::B {
-        acc
+    unsafe fn add_pairs(_acc: Self::B, _pairs: Self::B) -> Self::B {
+        unreachable!("only where there are PAIRS")
     }
 }
 
