@@ -11,7 +11,7 @@ use crate::bytes::Bytes;
 use crate::cpu::attention::CachedSpan;
 use crate::cpu::rows::Parts;
 use crate::pool::Pool;
-use crate::simd::{LANES, prefetch, prefetch_far};
+use crate::simd::{Cache, LANES, prefetch};
 
 /// Positions in a page.
 pub const PAGE: usize = 64;
@@ -247,26 +247,25 @@ impl KvPages {
                 Row { row: span.rows.start + i, place: self.place(layer, page, 0).start, slot }
             })
             .collect();
+        macro_rules! halves {
+            ($half:ident) => {
+                self.store(pool, &rows, k, v, |from, to: &mut [[u8; 2]]| {
+                    let mut halves = [$half::ZERO; LANES];
+                    halves[..to.len()].convert_from_f32_slice(from);
+                    for (x, to) in halves.iter().zip(to) {
+                        *to = x.to_le_bytes();
+                    }
+                })
+            };
+        }
         match self.kind {
             KvType::F32 => self.store(pool, &rows, k, v, |from, to: &mut [[u8; 4]]| {
                 for (x, to) in from.iter().zip(to) {
                     *to = x.to_le_bytes();
                 }
             }),
-            KvType::F16 => self.store(pool, &rows, k, v, |from, to: &mut [[u8; 2]]| {
-                let mut halves = [f16::ZERO; LANES];
-                halves[..to.len()].convert_from_f32_slice(from);
-                for (x, to) in halves.iter().zip(to) {
-                    *to = x.to_le_bytes();
-                }
-            }),
-            KvType::Bf16 => self.store(pool, &rows, k, v, |from, to: &mut [[u8; 2]]| {
-                let mut halves = [bf16::ZERO; LANES];
-                halves[..to.len()].convert_from_f32_slice(from);
-                for (x, to) in halves.iter().zip(to) {
-                    *to = x.to_le_bytes();
-                }
-            }),
+            KvType::F16 => halves!(f16),
+            KvType::Bf16 => halves!(bf16),
             KvType::Q8 => {
                 let ((k, k_scales), (v, v_scales)) = (self.eighths(k), self.eighths(v));
                 self.store(pool, &rows, &k, &v, |from: &[[u8; 1]], to| to.copy_from_slice(from));
@@ -424,7 +423,7 @@ impl KvBlock<'_> {
     /// Asks for all of the next block.
     pub(crate) fn ask_far(&self) {
         for line in self.next.unwrap_or(&[]).chunks(LINE) {
-            prefetch_far(line.as_ptr());
+            prefetch(line.as_ptr(), Cache::Second);
         }
     }
 
@@ -486,7 +485,7 @@ impl KvBlock<'_> {
     fn ask(&self, at: usize, len: usize) {
         if let Some(next) = self.next {
             for line in (0..len).step_by(LINE) {
-                prefetch(next.as_ptr().wrapping_add(at + line).cast());
+                prefetch(next.as_ptr().wrapping_add(at + line), Cache::First);
             }
         }
     }

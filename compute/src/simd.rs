@@ -218,48 +218,47 @@ pub unsafe fn put<S: Simd>(p: *mut f32, i: usize, n: usize, v: S::F) {
     unsafe { if i + LANES <= n { S::store(p.add(i), v) } else { S::store_n(p.add(i), v, n - i) } }
 }
 
-/// Asks for the cache line of an address, which need not be valid.
-#[inline(always)]
-pub fn prefetch(p: *const f32) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint; every x86-64 has it.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(p.cast());
-    }
-    #[cfg(target_arch = "aarch64")]
-    // SAFETY: a hint; every AArch64 has it.
-    unsafe {
-        std::arch::asm!(
-            "prfm pldl1keep, [{p}]",
-            p = in(reg) p.addr(),
-            options(nomem, nostack, preserves_flags)
-        );
-    }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let _ = p;
+/// Where a line is asked into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cache {
+    /// The nearest.
+    First,
+    /// The one after it, so that what is in use stays in the first.
+    Second,
 }
 
-/// As [`prefetch`], into the second cache: what is in use stays in the first.
+/// Asks for the cache line of an address, which need not be valid.
 #[inline(always)]
-pub fn prefetch_far(p: *const u8) {
+pub fn prefetch(p: *const u8, into: Cache) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint; every x86-64 has it.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(p.cast());
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        match into {
+            Cache::First => _mm_prefetch::<_MM_HINT_T0>(p.cast()),
+            Cache::Second => _mm_prefetch::<_MM_HINT_T1>(p.cast()),
+        }
     }
     #[cfg(target_arch = "aarch64")]
-    // SAFETY: a hint; every AArch64 has it.
-    unsafe {
-        std::arch::asm!(
-            "prfm pldl2keep, [{p}]",
-            p = in(reg) p.addr(),
-            options(nomem, nostack, preserves_flags)
-        );
+    macro_rules! prfm {
+        ($hint:literal) => {
+            // SAFETY: a hint; every AArch64 has it.
+            unsafe {
+                std::arch::asm!(
+                    concat!("prfm ", $hint, ", [{p}]"),
+                    p = in(reg) p.addr(),
+                    options(nomem, nostack, preserves_flags)
+                )
+            }
+        };
+    }
+    #[cfg(target_arch = "aarch64")]
+    match into {
+        Cache::First => prfm!("pldl1keep"),
+        Cache::Second => prfm!("pldl2keep"),
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let _ = p;
+    let _ = (p, into);
 }
 
 /// Plain Rust.

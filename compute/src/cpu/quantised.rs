@@ -23,7 +23,7 @@ use super::Cpu;
 use super::rows::Parts;
 use crate::aligned::Aligned;
 use crate::bytes::{BYTES, Bytes};
-use crate::simd::{LANES, prefetch_far};
+use crate::simd::{Cache, LANES, prefetch};
 use crate::strips::{GROUP, Ready, Strips, biased, ready, span};
 
 /// Most groups that are made ready at a time: with 24 of two strips there is room in the nearest
@@ -446,7 +446,7 @@ impl Tile<'_> {
                 for ahead in self.ahead.iter().take(V).flatten() {
                     for line in (some * self.ahead_step..end * self.ahead_step).step_by(self.share)
                     {
-                        prefetch_far(ahead.wrapping_add(line));
+                        prefetch(ahead.wrapping_add(line), Cache::Second);
                     }
                 }
                 for g in some..end {

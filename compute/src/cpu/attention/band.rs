@@ -97,6 +97,7 @@ impl<E: Element> Product<E> {
     /// The pointers hold what the fields say; as for [`Simd`].
     #[inline(always)]
     pub(super) unsafe fn run<S: Bytes>(&self, rows: usize) {
+        debug_assert!(E::SLOPES || self.band.slope == 0);
         let mut r = 0;
         // SAFETY: the caller's promise; stripes are within the rows.
         unsafe {

@@ -434,8 +434,8 @@ impl Task<'_> {
             for b in first..=last {
                 match self.block::<S>(b, last, lines) {
                     Stored::F32(k, v) => self.tiles::<S, _>(lines, b, (k, v)),
-                    Stored::F16(k, v) => self.tile_of_one::<S, _>(lines, b, (k, v)),
-                    Stored::Bf16(k, v) => self.tile_of_one::<S, _>(lines, b, (k, v)),
+                    Stored::F16(k, v) => self.tiles::<S, _>(lines, b, (k, v)),
+                    Stored::Bf16(k, v) => self.tiles::<S, _>(lines, b, (k, v)),
                 }
             }
         }
@@ -468,18 +468,6 @@ impl Task<'_> {
                 i += rows;
             }
         }
-    }
-
-    /// Block `b` for the heads of one row, which fit in a tile.
-    #[inline(always)]
-    unsafe fn tile_of_one<S: Transpose, E: Element>(
-        &self,
-        lines: &Lines,
-        b: usize,
-        block: (*const E, *const E),
-    ) {
-        // SAFETY: as above.
-        unsafe { tile::<S, E>(self.shape, lines, block, b, 0, self.shape.group(), self.from, 0) };
     }
 
     /// Adds the state after a segment to that after those before it, for rows that see some of it.

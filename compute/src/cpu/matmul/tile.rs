@@ -6,7 +6,7 @@
 
 use std::hint::black_box;
 
-use crate::simd::{LANES, Simd, prefetch};
+use crate::simd::{Cache, LANES, Simd, prefetch};
 
 /// Rows of a tile on any instruction set, at most.
 const MOST_ROWS: usize = 16;
@@ -62,7 +62,7 @@ impl<const PAIRS: bool> Tile<PAIRS> {
     pub(super) fn prefetch(&self, rows: usize) {
         for r in rows..2 * rows {
             for column in (0..self.columns).step_by(LANES) {
-                prefetch(self.c.wrapping_add(r * self.ldc + column));
+                prefetch(self.c.wrapping_add(r * self.ldc + column).cast(), Cache::First);
             }
         }
     }

@@ -7,7 +7,7 @@ use crate::Isa;
 use crate::bytes::{BYTES, Bytes};
 use crate::cpu::Cpu;
 use crate::cpu::rows::Parts;
-use crate::simd::{LANES, prefetch};
+use crate::simd::{Cache, LANES, prefetch};
 use crate::strips::{STEPS, Sink, Strips, dots, ready, start};
 
 /// Most rows: as many as have their sums in registers beside a group.
@@ -142,7 +142,7 @@ impl<S: Bytes, const R: usize> Sink<S> for Sums<S, R> {
         leasts: Option<[S::F; N]>,
     ) {
         for line in (0..self.group).step_by(BYTES) {
-            prefetch(self.ahead.wrapping_add(g * self.group + line).cast());
+            prefetch(self.ahead.wrapping_add(g * self.group + line), Cache::First);
         }
         // SAFETY: the caller's promise.
         unsafe {
