@@ -10,6 +10,7 @@
 
 #[cfg(target_arch = "aarch64")]
 mod neon;
+pub mod reduce;
 
 use std::sync::OnceLock;
 

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! each a fused multiply-add. The error of rounding comes from the few groups with the largest
-//! scales, so the [`finer`] of a row have a second digit: what rounding left over, rounded again.
+//! scales, so those of a row have a second digit: what rounding left over, rounded again.
 //! These make a second chain of the same kind, and the output is the sum of both.
 //!
 //! Groups of strips are made ready in the nearest cache ([`ready`]) and all rows pass by; for few
@@ -16,8 +16,11 @@
 #![allow(unsafe_code)]
 
 mod few;
+mod rounding;
 
 use std::cell::Cell;
+
+pub use rounding::{Layout, quantise};
 
 use super::Cpu;
 use super::rows::Parts;
@@ -38,149 +41,6 @@ const TASK: usize = 1 << 19;
 const WEIGHTS: usize = 1 << 16;
 /// Rows of a task at least: making weights ready has to pay.
 const ROWS: usize = 96;
-
-/// Groups of a row of so many that have a second digit: one in sixteen, with the largest scales.
-fn finer(groups: usize) -> usize {
-    groups.div_ceil(16)
-}
-
-/// How a row of activations lies: digits of groups, the second ones after the first ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
-    groups: usize,
-    finer: usize,
-}
-
-impl Layout {
-    /// Of rows of `cols` columns, whole groups of 32.
-    pub fn new(cols: usize) -> Layout {
-        let groups = cols / GROUP;
-        Layout { groups, finer: finer(groups) }
-    }
-
-    /// Digits of groups.
-    fn digits(self) -> usize {
-        self.groups + self.finer
-    }
-
-    /// Codes of a row: 32 a digit.
-    pub fn codes(self) -> usize {
-        self.digits() * GROUP
-    }
-
-    /// Numbers of a row: for each digit its scale, then for each its scale times the sum of its codes, then
-    /// for each that of both halves, and then the groups that have a second digit, ascending.
-    pub fn numbers(self) -> usize {
-        self.digits() * 4 + self.finer
-    }
-}
-
-/// Groups whose largest number is below are rounded to zeros.
-const TINY: f32 = 1e-36;
-
-/// Rounds rows `[rows, cols]` to 8 bits: `codes` and `numbers` have [`Layout::codes`] and
-/// [`Layout::numbers`] a row. The code of the largest of a group is ±127.
-///
-/// # Panics
-/// If rows are not whole groups, or lengths don't agree.
-pub fn quantise(cpu: &Cpu, x: &[f32], cols: usize, codes: &mut [u8], numbers: &mut [f32]) {
-    assert!(cols.is_multiple_of(GROUP) && x.len().is_multiple_of(cols.max(1)));
-    let layout = Layout::new(cols);
-    let rows = x.len() / cols.max(1);
-    assert!(codes.len() == rows * layout.codes() && numbers.len() == rows * layout.numbers());
-    let (codes, numbers) = (Parts::new(codes), Parts::new(numbers));
-    let grain = (4096 / cols.max(1)).max(1);
-    cpu.pool.split(rows, grain, |range| {
-        for r in range {
-            let part = |of: usize| r * of..(r + 1) * of;
-            // SAFETY: rows are disjoint.
-            let (codes, numbers) =
-                unsafe { (codes.part(part(layout.codes())), numbers.part(part(layout.numbers()))) };
-            let mut row = Row { layout, x: &x[part(cols)], codes, numbers };
-            crate::dispatch!(cpu.isa, quantise_row(row: &mut Row<'_> = &mut row));
-        }
-    });
-}
-
-/// A row on its way to codes.
-struct Row<'a> {
-    layout: Layout,
-    x: &'a [f32],
-    codes: &'a mut [u8],
-    numbers: &'a mut [f32],
-}
-
-#[inline(always)]
-unsafe fn quantise_row<S: Bytes>(row: &mut Row<'_>) {
-    let Layout { groups, finer } = row.layout;
-    for g in 0..groups {
-        // SAFETY: the instruction set is the caller's promise, here and below.
-        unsafe { row.round::<S>(load::<S>(row.x, g), g) };
-    }
-    let (numbers, largest) = row.numbers.split_at_mut(row.layout.digits() * 4);
-    loudest(&numbers[..groups], largest);
-    for i in 0..finer {
-        let g = row.numbers[row.layout.digits() * 4 + i] as usize;
-        // SAFETY: as before.
-        unsafe {
-            let rest = row.round::<S>(load::<S>(row.x, g), g);
-            row.round::<S>(rest, groups + i);
-        }
-    }
-}
-
-/// Group `g` of a row.
-#[inline(always)]
-unsafe fn load<S: Bytes>(x: &[f32], g: usize) -> [S::F; 2] {
-    let x = &x[g * GROUP..(g + 1) * GROUP];
-    // SAFETY: a group is two vectors; the instruction set is the caller's promise.
-    unsafe { [S::load(x.as_ptr()), S::load(x.as_ptr().add(LANES))] }
-}
-
-/// The groups with the largest scales, as many as there is room for, in ascending order.
-fn loudest(scales: &[f32], largest: &mut [f32]) {
-    let room = largest.len();
-    for (g, &scale) in scales.iter().enumerate() {
-        let known = g.min(room);
-        let quieter = largest[..known].iter().rev().take_while(|&&l| scales[l as usize] < scale);
-        let place = known - quieter.count();
-        if place < room {
-            largest[place..room.min(known + 1)].rotate_right(1);
-            largest[place] = g as f32;
-        }
-    }
-    largest.sort_unstable_by(f32::total_cmp);
-}
-
-impl Row<'_> {
-    /// Rounds a group to digit `d`, and gives what is left over.
-    #[inline(always)]
-    unsafe fn round<S: Bytes>(&mut self, x: [S::F; 2], d: usize) -> [S::F; 2] {
-        let digits = self.layout.digits();
-        // SAFETY: 32 codes have a place; the instruction set is the caller's promise.
-        unsafe {
-            let zero = S::splat(0.0);
-            let (most, least) = (S::max(x[0], x[1]), S::min(x[0], x[1]));
-            let largest = S::max_lane(S::max(most, S::sub(zero, least)));
-            // Smaller ones have no inverse; they are nothing beside any other number.
-            let inverse = S::splat(if largest > TINY { 127.0 / largest } else { 0.0 });
-            let codes = [S::round(S::mul(x[0], inverse)), S::round(S::mul(x[1], inverse))];
-            let to = self.codes[d * GROUP..(d + 1) * GROUP].as_mut_ptr();
-            S::store_codes(to, codes[0]);
-            S::store_codes(to.add(LANES), codes[1]);
-            let halves = [S::sum(codes[0]), S::sum(codes[1])];
-            let sum = halves[0] + halves[1];
-            // What is no number is not hidden by rounding: then the sum is none.
-            let scale = if sum.is_nan() { f32::NAN } else { largest / 127.0 };
-            self.numbers[d] = scale;
-            self.numbers[digits + d] = scale * sum;
-            self.numbers[2 * digits + 2 * d] = scale * halves[0];
-            self.numbers[2 * digits + 2 * d + 1] = scale * halves[1];
-            let down = S::splat(-scale);
-            [S::fma(codes[0], down, x[0]), S::fma(codes[1], down, x[1])]
-        }
-    }
-}
 
 /// `c = x wᵀ`, or `c += …`: rows of `codes` and `numbers` (see [`quantise`]), `w` `[n, k]`, `c`
 /// `[rows, n]`.
@@ -314,6 +174,11 @@ unsafe fn multiply_strips<S: Bytes, const N: usize, const LEAST: bool, const SPA
     // As even as can be.
     let cells = layout.groups / cell;
     let blocks = cells.div_ceil(BLOCK / cell);
+    let (mut loud, mut loud_of) = (Vec::new(), vec![0]);
+    for row in area.rows.clone().step_by(most_rows) {
+        Loud::of_tile(layout, area.numbers, row..area.rows.end.min(row + most_rows), &mut loud);
+        loud_of.push(loud.len());
+    }
     for column in area.columns.clone().step_by(strips * LANES) {
         let columns = (area.columns.end - column).min(strips * LANES);
         for b in 0..blocks {
@@ -353,18 +218,18 @@ unsafe fn multiply_strips<S: Bytes, const N: usize, const LEAST: bool, const SPA
                     more: area.more || first > 0,
                 };
                 let rows = (area.rows.end - row).min(most_rows);
+                let loud = &loud[loud_of[t]..loud_of[t + 1]];
+                let from = loud.partition_point(|l| l.group < first);
+                let loud = &loud[from..loud.partition_point(|l| l.group < first + block)];
                 let seconds = seconds.wrapping_add((row - area.rows.start) * STRIPS * LANES);
                 // SAFETY: rows, columns and groups are inside of the operands, and each row has room
                 // for its second chain.
                 unsafe {
                     tile.run::<S, N, LEAST, SPAN>(rows);
-                    for r in 0..rows {
-                        let second = seconds.wrapping_add(r * STRIPS * LANES);
-                        if columns > LANES {
-                            tile.second::<S, 2, N, LEAST>(r, second);
-                        } else {
-                            tile.second::<S, 1, N, LEAST>(r, second);
-                        }
+                    if columns > LANES {
+                        tile.second::<S, 2, N, LEAST>(rows, loud, seconds);
+                    } else {
+                        tile.second::<S, 1, N, LEAST>(rows, loud, seconds);
                     }
                 }
             }
@@ -530,7 +395,7 @@ impl Tile<'_> {
                     *sum = S::fma(S::words_to_f32(dot), S::mul(scale, x), *sum);
                 }
                 if LEAST {
-                    let x = S::splat(*numbers.add(sum_at(N, layout.digits(), group, i)));
+                    let x = S::splat(*numbers.add(layout.sum_at(N, group, i)));
                     for (sum, least) in sums.iter_mut().zip(leasts) {
                         *sum = S::fma(least, x, *sum);
                     }
@@ -541,77 +406,128 @@ impl Tile<'_> {
 }
 
 impl Tile<'_> {
-    /// Goes on with the second chain of row `r`, and adds it to the outputs after the last group.
+    /// Goes on with the second chains of the rows, kept in `seconds`, by what is `loud` in this block, and adds them
+    /// to the outputs after the last group.
     #[inline(always)]
     unsafe fn second<S: Bytes, const V: usize, const N: usize, const LEAST: bool>(
         &self,
-        r: usize,
-        second: *mut f32,
+        rows: usize,
+        loud: &[Loud],
+        seconds: *mut f32,
     ) {
-        let (groups, digits) = (self.layout.groups, self.layout.digits());
-        let codes = self.codes.wrapping_add(r * self.layout.codes());
-        let numbers = self.numbers.wrapping_add(r * self.layout.numbers());
+        let layout = self.layout;
+        let second = |r: usize, v: usize| seconds.wrapping_add((r * STRIPS + v) * LANES);
         // SAFETY: the caller's promise.
         unsafe {
-            let mut sums = [S::splat(0.0); V];
-            if self.first > 0 {
-                for (v, sum) in sums.iter_mut().enumerate() {
-                    *sum = S::load(second.add(v * LANES));
-                }
-            }
-            for d in groups..digits {
-                let group = *numbers.add(digits * 4 + d - groups) as usize;
-                if group < self.first {
-                    continue;
-                }
-                let g = group - self.first;
-                if g >= self.block {
-                    break;
-                }
+            for same in loud.chunk_by(|a, b| a.group == b.group) {
+                let g = same[0].group - self.first;
                 for i in 0..N {
-                    let steps = GROUP / 4 / N;
-                    // Without pairs: its rows are few.
-                    let mut dots = [S::splat_byte(0); V];
-                    if S::UNSIGNED {
-                        for (dot, part) in dots.iter_mut().zip(self.parts) {
-                            *dot = S::load_bytes(part.starts.add((g * N + i) * BYTES));
-                        }
-                    }
-                    for s in i * steps..(i + 1) * steps {
-                        let x = S::splat_word(codes.add(d * GROUP + s * 4));
-                        for (dot, part) in dots.iter_mut().zip(self.parts) {
-                            let w = S::load_bytes(part.codes.add((g * (GROUP / 4) + s) * BYTES));
-                            *dot = S::dot(*dot, x, w);
-                        }
-                    }
-                    for ((sum, dot), part) in sums.iter_mut().zip(dots).zip(self.parts) {
-                        let at = (g * N + i) * LANES;
-                        let scale = S::mul(S::load(part.scales.add(at)), S::splat(*numbers.add(d)));
-                        *sum = S::fma(S::words_to_f32(dot), scale, *sum);
-                        if LEAST {
-                            let x = S::splat(*numbers.add(sum_at(N, digits, d, i)));
-                            *sum = S::fma(S::load(part.leasts.add(at)), x, *sum);
+                    let w = Weights::<S, V, N>::load(self.parts, g, i);
+                    for &Loud { row, digit, .. } in same {
+                        let codes = self.codes.add(row * layout.codes() + digit * GROUP);
+                        let numbers = self.numbers.add(row * layout.numbers());
+                        let dots = w.dots(codes.add(i * GROUP / N));
+                        for (v, dot) in dots.into_iter().enumerate() {
+                            let (part, at) = (&self.parts[v], (g * N + i) * LANES);
+                            let x = S::splat(*numbers.add(digit));
+                            let scale = S::mul(S::load(part.scales.add(at)), x);
+                            // Each row has one at least.
+                            let sum = match digit == layout.groups && i == 0 {
+                                true => S::splat(0.0),
+                                false => S::load(second(row, v)),
+                            };
+                            let mut sum = S::fma(S::words_to_f32(dot), scale, sum);
+                            if LEAST {
+                                let x = S::splat(*numbers.add(layout.sum_at(N, digit, i)));
+                                sum = S::fma(S::load(part.leasts.add(at)), x, sum);
+                            }
+                            S::store(second(row, v), sum);
                         }
                     }
                 }
             }
-            let last = self.first + self.block == groups;
-            for (v, sum) in sums.into_iter().enumerate() {
-                let p = self.c.wrapping_add(r * self.ldc + v * LANES);
-                match self.columns - v * LANES {
-                    _ if !last => S::store(second.add(v * LANES), sum),
-                    LANES.. => S::store(p, S::add(S::load(p), sum)),
-                    left => S::store_n(p, S::add(S::load_n(p, left), sum), left),
+            if self.first + self.block < layout.groups {
+                return;
+            }
+            for r in 0..rows {
+                for v in 0..V {
+                    let p = self.c.wrapping_add(r * self.ldc + v * LANES);
+                    let sum = S::load(second(r, v));
+                    match self.columns - v * LANES {
+                        LANES.. => S::store(p, S::add(S::load(p), sum)),
+                        left => S::store_n(p, S::add(S::load_n(p, left), sum), left),
+                    }
                 }
             }
         }
     }
 }
 
-/// Where the sum of codes of digit `d` is among a row's numbers, or that of its half `i` of two.
-#[inline(always)]
-fn sum_at(scales: usize, digits: usize, d: usize, i: usize) -> usize {
-    if scales == 1 { digits + d } else { 2 * digits + 2 * d + i }
+/// A second digit of a row of a tile.
+struct Loud {
+    group: usize,
+    row: usize,
+    digit: usize,
+}
+
+impl Loud {
+    /// Those of some rows, by groups: most rows are loud in the same ones, whose weights are then read once.
+    fn of_tile(layout: Layout, numbers: &[f32], rows: std::ops::Range<usize>, all: &mut Vec<Loud>) {
+        let first = all.len();
+        for (row, r) in rows.enumerate() {
+            let groups = &numbers[r * layout.numbers()..][layout.finer_at()..][..layout.finer];
+            all.extend((groups.iter().zip(layout.groups..)).map(|(group, digit)| Loud {
+                group: *group as usize,
+                row,
+                digit,
+            }));
+        }
+        all[first..].sort_unstable_by_key(|l| (l.group, l.row));
+    }
+}
+
+/// A group of strips, or one of its `N` parts, on its way past several rows.
+struct Weights<S: Bytes, const V: usize, const N: usize> {
+    codes: [[S::B; V]; GROUP / 4],
+    starts: [S::B; V],
+}
+
+impl<S: Bytes, const V: usize, const N: usize> Weights<S, V, N> {
+    /// Part `i` of group `g`.
+    #[inline(always)]
+    unsafe fn load(parts: &[Ready; STRIPS], g: usize, i: usize) -> Self {
+        // SAFETY: the group is there; the rest is the caller's promise.
+        unsafe {
+            let none = [S::splat_byte(0); V];
+            let (mut codes, mut starts) = ([none; GROUP / 4], none);
+            for (v, part) in parts.iter().enumerate().take(V) {
+                for (s, codes) in codes.iter_mut().enumerate().take(GROUP / 4 / N) {
+                    let step = g * (GROUP / 4) + i * (GROUP / 4 / N) + s;
+                    codes[v] = S::load_bytes(part.codes.add(step * BYTES));
+                }
+                if S::UNSIGNED {
+                    starts[v] = S::load_bytes(part.starts.add((g * N + i) * BYTES));
+                }
+            }
+            Weights { codes, starts }
+        }
+    }
+
+    /// Its sums of products with codes of a row. Without pairs: such rows are few.
+    #[inline(always)]
+    unsafe fn dots(&self, x: *const u8) -> [S::B; V] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut dots = self.starts;
+            for (s, codes) in self.codes.iter().enumerate().take(GROUP / 4 / N) {
+                let x = S::splat_word(x.add(s * 4));
+                for (dot, w) in dots.iter_mut().zip(codes) {
+                    *dot = S::dot(*dot, x, *w);
+                }
+            }
+            dots
+        }
+    }
 }
 
 #[cfg(test)]

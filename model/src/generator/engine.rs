@@ -1,8 +1,8 @@
 //! The engine: one thread, one step after the other.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use std::sync::{Arc, Mutex};
 
 use compute::Cpu;
 use compute::kv::{KvPages, KvSequence};
@@ -190,17 +190,30 @@ impl Engine {
         }
         let wanted: Vec<usize> = steps.iter().map(|s| s.logits).collect();
         let mut logits = model.forward_cached(workspace, &mut self.pages, &mut steps);
-        let mut rows = logits.chunks_exact_mut(model.config().vocab_size);
+        let vocab = model.config().vocab_size;
+        let mut rest = &mut logits[..];
         let sequences = (self.running.iter_mut())
             .filter(|s| s.next > 0 && s.adapter == adapter && s.sum.is_none());
-        for (sequence, wanted) in sequences.zip(wanted) {
-            let before = sequence.tokens.len() - sequence.guesses;
-            let mut own = rows.by_ref().take(wanted);
-            sequence.tell(&mut own);
+        let sequences: Vec<Mutex<(&mut Sequence, &mut [f32], usize)>> = (sequences.zip(wanted))
+            .map(|(sequence, wanted)| {
+                let own;
+                (own, rest) = std::mem::take(&mut rest).split_at_mut(wanted * vocab);
+                let before = sequence.tokens.len() - sequence.guesses;
+                Mutex::new((sequence, own, before))
+            })
+            .collect();
+        // Each chooses by its own logits, so they do it side by side.
+        workspace.cpu().pool.run(sequences.len(), |i| {
+            let mut own = sequences[i].lock().unwrap_or_else(|e| e.into_inner());
+            let (sequence, logits, _) = &mut *own;
+            let mut logits = logits.chunks_exact_mut(vocab);
+            sequence.tell(&mut logits);
             if sequence.kv.len == sequence.tokens.len() {
-                sequence.check(&mut own, &self.tokenizer);
+                sequence.check(logits, &self.tokenizer); // rows after a wrong guess are left
             }
-            own.for_each(drop); // those after a wrong guess
+        });
+        for sequence in sequences {
+            let (sequence, _, before) = sequence.into_inner().unwrap_or_else(|e| e.into_inner());
             self.waiting.count(sequence.owner, 2 * (sequence.tokens.len() - before));
         }
     }

@@ -2,7 +2,7 @@
 //! through registers into the sums, while what comes next is on its way.
 #![allow(unsafe_code)]
 
-use super::{Layout, sum_at};
+use super::Layout;
 use crate::Isa;
 use crate::bytes::{BYTES, Bytes};
 use crate::cpu::Cpu;
@@ -92,8 +92,8 @@ unsafe fn multiply<S: Bytes, const R: usize>(area: &Area<'_>, strip: usize, row:
         let mut sums = Sums::<S, R> {
             codes,
             numbers,
-            digits: layout.digits(),
-            finer: numbers.map(|numbers| numbers.add(layout.digits() * 4)),
+            layout,
+            finer: numbers.map(|numbers| numbers.add(layout.finer_at())),
             second: [layout.groups; R],
             ahead: cells.as_ptr().wrapping_add(AHEAD),
             group: cells.len() / layout.groups,
@@ -117,7 +117,7 @@ unsafe fn multiply<S: Bytes, const R: usize>(area: &Area<'_>, strip: usize, row:
 struct Sums<S: Bytes, const R: usize> {
     codes: [*const u8; R],
     numbers: [*const f32; R],
-    digits: usize,
+    layout: Layout,
     /// The next group with a second digit, and which digit that is.
     finer: [*const f32; R],
     second: [usize; R],
@@ -151,7 +151,7 @@ impl<S: Bytes, const R: usize> Sink<S> for Sums<S, R> {
             }
             for r in 0..R {
                 let second = self.second[r];
-                if second < self.digits && *self.finer[r] == g as f32 {
+                if second < self.layout.digits() && *self.finer[r] == g as f32 {
                     self.seconds[r] =
                         self.add::<N, SPAN>(r, second, &codes, &scales, &leasts, self.seconds[r]);
                     self.second[r] = second + 1;
@@ -183,7 +183,7 @@ impl<S: Bytes, const R: usize> Sums<S, R> {
                 let scale = S::mul(scales[i], S::splat(*self.numbers[r].add(d)));
                 sum = S::fma(S::words_to_f32(dot), scale, sum);
                 if let Some(leasts) = leasts {
-                    let x = S::splat(*self.numbers[r].add(sum_at(N, self.digits, d, i)));
+                    let x = S::splat(*self.numbers[r].add(self.layout.sum_at(N, d, i)));
                     sum = S::fma(leasts[i], x, sum);
                 }
             }
