@@ -36,7 +36,8 @@ fn main() {
         let s = AttentionShape { heads, kv_heads, head_dim, scale, window: None, cap: None };
         println!("{heads} heads, {kv_heads} key heads of {head_dim}");
         for len in [64, 90, 128, 384, 2048] {
-            train(&cpu, &s, len);
+            train(&cpu, &s, len, false);
+            train(&cpu, &s, len, true);
         }
         for (past, len) in [(0, 512), (1000, 128), (4096, 512)] {
             prompt(&cpu, &s, past, len);
@@ -47,7 +48,7 @@ fn main() {
     }
 }
 
-fn train(cpu: &Cpu, s: &AttentionShape, len: usize) {
+fn train(cpu: &Cpu, s: &AttentionShape, len: usize, bf16: bool) {
     let count = 4096 / len;
     let rows = count * len;
     let spans: Vec<Span> = (0..count).map(|i| Span { start: i * len, len }).collect();
@@ -58,12 +59,13 @@ fn train(cpu: &Cpu, s: &AttentionShape, len: usize) {
     let [mut dq, mut dk, mut dv] = [w, kw, kw].map(|w| vec![0.0; rows * w]);
     let pairs = (count * len * (len + 1) / 2 * s.heads) as f64;
     let product = pairs * 2.0 * s.head_dim as f64 / 1e9;
-    let there = median(|| forward(cpu, s, &spans, &q, &k, &v, &mut out, &mut lse));
+    let there = median(|| forward(cpu, s, &spans, bf16, &q, &k, &v, &mut out, &mut lse));
     let back = median(|| {
-        backward(cpu, s, &spans, &q, &k, &v, &out, &lse, &dout, &mut dq, &mut dk, &mut dv)
+        backward(cpu, s, &spans, bf16, &q, &k, &v, &out, &lse, &dout, &mut dq, &mut dk, &mut dv)
     });
     println!(
-        "  spans of {len:4}: forward {:6.1} GFLOP/s ({:6.0} µs), backward {:6.1} GFLOP/s ({:6.0} µs)",
+        "  spans of {len:4}, {}: forward {:6.1} GFLOP/s ({:6.0} µs), backward {:6.1} GFLOP/s ({:6.0} µs)",
+        if bf16 { "bf16" } else { "f32" },
         2.0 * product / there,
         there * 1e6,
         5.0 * product / back,

@@ -161,6 +161,12 @@ pub unsafe trait Simd: Copy {
     /// Rounds to bf16 as [`Self::store_bf16`]; a lane holds the pair, even element low, for
     /// [`Self::dot_bf16`].
     unsafe fn pair_bf16(even: Self::F, odd: Self::F) -> Self::F;
+    /// Reads 16 bf16 of two rows as such pairs.
+    #[inline(always)]
+    unsafe fn load_pairs(even: *const u16, odd: *const u16) -> Self::F {
+        // SAFETY: the caller gives 16 readable bf16 of each; rounding what was one changes nothing.
+        unsafe { Self::pair_bf16(Self::load_bf16(even), Self::load_bf16(odd)) }
+    }
     /// Rows become columns: lane `j` of vector `i` moves to lane `i` of vector `j`.
     unsafe fn transpose(rows: [Self::F; LANES]) -> [Self::F; LANES];
     /// Reads one pair of bf16 into all lanes (as 32 bits a lane, for [`Self::dot_bf16`]).
@@ -804,6 +810,17 @@ mod x86 {
                         let low = _mm512_srli_epi32::<16>(rounded(even));
                         let pair = _mm512_mask_blend_epi16(0xaaaa_aaaa, low, rounded(odd));
                         _mm512_castsi512_ps(pair)
+                    }
+                }
+                #[inline(always)]
+                unsafe fn load_pairs(even: *const u16, odd: *const u16) -> Self::F {
+                    // SAFETY: see the impl.
+                    unsafe {
+                        let words = |p: *const u16| {
+                            _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()))
+                        };
+                        let odd = _mm512_slli_epi32::<16>(words(odd));
+                        _mm512_castsi512_ps(_mm512_or_si512(words(even), odd))
                     }
                 }
                 #[inline(always)]

@@ -319,7 +319,8 @@ impl<'a> Tape<'a> {
         let mut out = self.ws.floats.take(rows * cols);
         let mut lse = self.ws.floats.take(rows * shape.heads);
         let (qv, kv, vv) = (self.value(q), self.value(k), self.value(v));
-        attention::forward(&self.ws.cpu, &shape, spans, qv, kv, vv, &mut out, &mut lse);
+        let bf16 = self.ws.learns_in_bf16();
+        attention::forward(&self.ws.cpu, &shape, spans, bf16, qv, kv, vv, &mut out, &mut lse);
         let (flops, moved) = attention_work(&shape, spans, out.len() + kv.len());
         self.ws.profile.stop(clock, "attention", flops, moved);
         let spans = spans.clone();

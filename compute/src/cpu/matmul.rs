@@ -457,18 +457,24 @@ unsafe fn multiply_area<S: Bytes, const PAIRS: bool>(f: &Factors<'_>, area: &Are
             (Factor::InPlace(_), Factor::Strips(_)) => 1,
             _ => (PACKED / (steps.max(1) * S::TILE_VECTORS)).max(1),
         };
+        let passing = (PASSING * LANES / (steps.max(1) * width)).max(1);
         let kept = match f.a {
+            // Packed rows have passed by all panels at once.
+            Factor::Loose(_) if area.panels.len() <= packed => passing,
             Factor::Loose(_) => (KEPT * LANES / (steps.max(1) * width)).max(1),
             _ => area.tiles.len().max(1),
         };
         let passes = pieces(&area.tiles, kept).flat_map(|kept| {
             pieces(&area.panels, packed).map(move |panels| (kept.clone(), panels))
         });
+        let mut there = 0..0;
         for (kept, panels) in passes {
             let right_len = panels.len() * steps * panel;
+            let fresh = std::mem::replace(&mut there, panels.clone()) != panels;
             // SAFETY: the instruction set is the caller's promise.
             unsafe {
                 match f.b {
+                    _ if !fresh => {}
                     Factor::Loose(b) => {
                         let right = room(&mut right, right_len);
                         pack_block::<S>(b, f.columns, panels.clone(), k.clone(), PAIRS, right)
@@ -480,7 +486,7 @@ unsafe fn multiply_area<S: Bytes, const PAIRS: bool>(f: &Factors<'_>, area: &Are
                     _ => {}
                 }
             }
-            for tiles in pieces(&kept, (PASSING * LANES / (steps.max(1) * width)).max(1)) {
+            for tiles in pieces(&kept, passing) {
                 if let (Factor::Loose(a), true) = (f.a, panels.start == area.panels.start) {
                     let left = &mut room(&mut left, kept.len() * steps * width + LANES)
                         [(tiles.start - kept.start) * steps * width..];

@@ -74,6 +74,11 @@ unsafe fn operations<S: Bytes>(bytes: &[[u8; BYTES]; 2], out: &mut Vec<u32>) {
         out.extend(halves.map(u32::from));
         out.extend(S::to_array(S::splat_pair(halves[3..].as_ptr())).map(f32::to_bits));
         out.extend(S::to_array(S::load_bf16(halves.as_ptr())).map(f32::to_bits));
+        let mut other = [0u16; LANES];
+        S::store_bf16(other.as_mut_ptr(), a);
+        let pairs = S::to_array(S::load_pairs(other.as_ptr(), halves.as_ptr())).map(f32::to_bits);
+        out.extend(pairs);
+        assert_eq!(pairs, S::to_array(S::pair_bf16(a, odd)).map(f32::to_bits));
 
         let [x, w] = [S::load_bytes(bytes[0].as_ptr()), S::load_bytes(bytes[1].as_ptr())];
         let least = S::splat_byte(0x81);

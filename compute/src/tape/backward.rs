@@ -170,8 +170,10 @@ impl<'a> Tape<'a> {
                 let [mut dq, mut dk, mut dv] =
                     [q, k, v].map(|x| ws.floats.take(nodes[x.0].value.len()));
                 let [qv, kv, vv, out] = [q, k, v, Var(i)].map(|x| &nodes[x.0].value[..]);
+                let bf16 = ws.learns_in_bf16();
                 attention::backward(
-                    &cpu, &shape, &spans, qv, kv, vv, out, &lse, &dy, &mut dq, &mut dk, &mut dv,
+                    &cpu, &shape, &spans, bf16, qv, kv, vv, out, &lse, &dy, &mut dq, &mut dk,
+                    &mut dv,
                 );
                 let (flops, moved) = attention_work(&shape, &spans, dq.len() + dk.len());
                 ws.profile.stop(clock, "attention, backward", 2.5 * flops, 2 * moved);

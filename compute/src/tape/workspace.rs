@@ -104,6 +104,12 @@ impl Workspace {
         self.products
     }
 
+    /// Whether attention's products are in bf16: in passes for gradients, where others are. Elsewhere keys may come
+    /// from a cache, to the same bits.
+    pub(super) fn learns_in_bf16(&self) -> bool {
+        self.learns && self.products == DType::Bf16
+    }
+
     /// Bytes of step memory taken from the system so far.
     pub fn bytes(&self) -> usize {
         self.floats.allocated() * 4 + self.halves.allocated() * 2 + self.codes.allocated()

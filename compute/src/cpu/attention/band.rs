@@ -12,12 +12,46 @@ use crate::simd::{LANES, Simd};
 pub(super) trait Element: Copy {
     /// Whether bands by it may slope; the code of those that don't is a third as long.
     const SLOPES: bool;
+    /// Whether a step of a chain is two elements.
+    const PAIRS: bool = false;
 
     /// Sixteen, widened.
     ///
     /// # Safety
     /// They are there; as for [`Bytes`].
     unsafe fn load<S: Bytes>(p: *const Self) -> S::F;
+
+    /// A step of a chain.
+    ///
+    /// # Safety
+    /// As for [`Bytes`].
+    #[inline(always)]
+    unsafe fn add<S: Bytes>(sum: S::F, a: S::F, b: S::F) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { S::fma(a, b, sum) }
+    }
+}
+
+/// Two bf16 that follow each other along k, in a word; those on the left are so, too.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct Pairs(f32);
+
+impl Element for Pairs {
+    const SLOPES: bool = false;
+    const PAIRS: bool = true;
+
+    #[inline(always)]
+    unsafe fn load<S: Bytes>(p: *const Self) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { S::load(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn add<S: Bytes>(sum: S::F, a: S::F, b: S::F) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { S::dot_bf16(sum, a, b) }
+    }
 }
 
 macro_rules! element {
@@ -54,6 +88,16 @@ impl Band {
         let clamp = |x: isize| x.clamp(0, self.depth as isize) as usize;
         clamp(self.from + r)..clamp(self.to + r)
     }
+
+    /// What a product by `E` goes through for the first `rows`: for pairs those that any of the rows takes, where
+    /// the others have zeros on the left.
+    pub(super) fn of<E: Element>(self, rows: usize) -> Band {
+        if !E::PAIRS {
+            return self;
+        }
+        let (from, to) = (self.row(0).start / 2, self.row(rows - 1).end.div_ceil(2));
+        Band { from: from as isize, to: to as isize, slope: 0, depth: self.depth.div_ceil(2) }
+    }
 }
 
 /// What the chains of a product start from.
@@ -69,7 +113,7 @@ pub(super) enum Start {
 /// `c[r] = start + Σ_k a[r, k] b[k]`, each element one chain in order of k.
 #[derive(Clone, Copy)]
 pub(super) struct Product<E: Element> {
-    /// Element `(r, k)` at `r * a_row + k * a_k`.
+    /// Element `(r, k)`, or pair, at `r * a_row + k * a_k`.
     pub(super) a: *const f32,
     pub(super) a_row: usize,
     pub(super) a_k: usize,
@@ -227,7 +271,7 @@ impl<E: Element> Product<E> {
             for r in rows {
                 let x = S::splat(*a.add(r * self.a_row));
                 for (acc, bv) in acc[r].iter_mut().zip(&bv) {
-                    *acc = S::fma(x, *bv, *acc);
+                    *acc = E::add::<S>(*acc, x, *bv);
                 }
             }
         }

@@ -7,15 +7,17 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::band::{self, Band, Element, Product, Start};
-use super::transpose::{Transpose, pad, reduce, transpose, unpad};
+use super::band::{self, Band, Element, Pairs, Product, Start};
+use super::transpose::{halves, pad, pair_rows, transpose, transpose_pairs, unpad};
 use super::{AttentionShape, BLOCK, CachedSpan, Unit, cap_scores, check_spans};
 use super::{with_scratch, with_units};
 use crate::Span;
 use crate::aligned::Aligned;
+use crate::bytes::Bytes;
 use crate::cpu::Cpu;
 use crate::kv::{KvPages, PageId, Stored, padded};
 use crate::math::exp_masked;
+use crate::simd::reduce::reduce;
 use crate::simd::{LANES, Simd};
 
 /// Rows of a task at most, and at least where there are more: enough to make packing a block of keys cheap.
@@ -41,7 +43,8 @@ const FEW: usize = 8;
 ///
 /// `q`, `out`: `[T, heads * head_dim]`; `k`, `v`: `[T, kv_heads * head_dim]`; `lse`: `[T, heads]`,
 /// the logarithm of each row's softmax sum, which [`backward`](super::backward) needs. Rows of no
-/// span become 0.
+/// span become 0. With `bf16` the operands of both products are rounded to it, and their sums stay in f32; hidden
+/// keys have to be numbers then.
 ///
 /// # Panics
 /// If sizes do not agree, or spans overlap or are out of order.
@@ -50,6 +53,7 @@ pub fn forward(
     cpu: &Cpu,
     s: &AttentionShape,
     spans: &[Span],
+    bf16: bool,
     q: &[f32],
     k: &[f32],
     v: &[f32],
@@ -73,7 +77,7 @@ pub fn forward(
             let row = start + unit.from;
             Task {
                 shape: s,
-                keys: Keys::Rows { k: &k[start * kv_width..], v: &v[start * kv_width..] },
+                keys: Keys::Rows { k: &k[start * kv_width..], v: &v[start * kv_width..], bf16 },
                 kv_head: unit.kv_head,
                 from: unit.from,
                 to: unit.to,
@@ -183,8 +187,8 @@ impl Out {
 /// Where keys and values come from.
 #[derive(Clone, Copy)]
 enum Keys<'a> {
-    /// Rows of this batch, from the span's first.
-    Rows { k: &'a [f32], v: &'a [f32] },
+    /// Rows of this batch, from the span's first, for products in f32 or bf16.
+    Rows { k: &'a [f32], v: &'a [f32], bf16: bool },
     /// A sequence's pages.
     Pages { pages: &'a KvPages, layer: usize, ids: &'a [PageId] },
 }
@@ -273,7 +277,7 @@ impl State {
 /// Rows that the kernel goes through together, `(head of the group, position)` in this order.
 #[derive(Clone, Copy)]
 struct Lines {
-    /// Queries, scaled, `[lines, hdp]`.
+    /// Queries, scaled, `[lines, hdp]`; where products are in bf16, that is what they are.
     q: *const f32,
     /// After the keys of a segment so far.
     state: State,
@@ -281,7 +285,7 @@ struct Lines {
     total: State,
     /// Weights of a tile, `[rows, 64]`.
     p: *mut f32,
-    /// A block of keys, `[hd, 64]`, and of values, `[64, hdp]`.
+    /// A block of keys, `[hd, 64]`, and of values, `[64, hdp]`; pairs for products in bf16.
     k: *mut f32,
     v: *mut f32,
 }
@@ -332,20 +336,31 @@ impl Task<'_> {
         });
     }
 
+    /// Whether products are in bf16.
+    fn bf16(&self) -> bool {
+        matches!(self.keys, Keys::Rows { bf16: true, .. })
+    }
+
     /// Keys and values of block `b`; packed or widened into `lines`, if need be.
     #[inline(always)]
-    unsafe fn block<S: Transpose>(&self, b: usize, last: usize, lines: &Lines) -> Stored {
+    unsafe fn block<S: Bytes>(&self, b: usize, last: usize, lines: &Lines) -> Stored {
         let hd = self.shape.head_dim;
         match self.keys {
-            Keys::Rows { k, v } => {
+            Keys::Rows { k, v, bf16 } => {
                 let stride = self.shape.widths().1;
                 let rows = BLOCK.min(self.to - b * BLOCK);
                 let at = b * BLOCK * stride + self.kv_head * hd;
                 assert!(at + (rows - 1) * stride + hd <= k.len().min(v.len()));
                 // SAFETY: within k and v (asserted); the scratch holds a block of each.
                 unsafe {
-                    transpose::<S>(k.as_ptr().add(at), stride, rows, hd, lines.k);
-                    pad::<S>(v.as_ptr().add(at), stride, rows, hd, 1.0, lines.v);
+                    let (k, v) = (k.as_ptr().add(at), v.as_ptr().add(at));
+                    if bf16 {
+                        transpose_pairs::<S>(k, stride, rows, hd, lines.k);
+                        pair_rows::<S>(v, stride, rows, hd, 1.0, lines.v);
+                    } else {
+                        transpose::<S>(k, stride, rows, hd, lines.k);
+                        pad::<S>(v, stride, rows, hd, 1.0, lines.v);
+                    }
                 }
             }
             Keys::Pages { pages, layer, ids } => {
@@ -369,7 +384,7 @@ impl Task<'_> {
 }
 
 #[inline(always)]
-unsafe fn kernel<S: Transpose>(task: Task<'_>, lines: Lines, segments: Range<usize>) {
+unsafe fn kernel<S: Bytes>(task: Task<'_>, lines: Lines, segments: Range<usize>) {
     let hdp = padded(task.shape.head_dim);
     // SAFETY: the caller's promise.
     unsafe {
@@ -384,7 +399,7 @@ unsafe fn kernel<S: Transpose>(task: Task<'_>, lines: Lines, segments: Range<usi
 }
 
 #[inline(always)]
-unsafe fn part_kernel<S: Transpose>(task: Task<'_>, lines: Lines, segment: usize) {
+unsafe fn part_kernel<S: Bytes>(task: Task<'_>, lines: Lines, segment: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         task.queries::<S>(&lines);
@@ -393,7 +408,7 @@ unsafe fn part_kernel<S: Transpose>(task: Task<'_>, lines: Lines, segment: usize
 }
 
 #[inline(always)]
-unsafe fn total_kernel<S: Transpose>(task: Task<'_>, parts: *mut f32, total: *mut f32) {
+unsafe fn total_kernel<S: Bytes>(task: Task<'_>, parts: *mut f32, total: *mut f32) {
     let (lines, hdp) = (task.lines(), padded(task.shape.head_dim));
     let total = State::at(total, lines, hdp);
     // SAFETY: the caller's promise: a part for each segment.
@@ -410,21 +425,26 @@ unsafe fn total_kernel<S: Transpose>(task: Task<'_>, parts: *mut f32, total: *mu
 impl Task<'_> {
     /// Scales the queries.
     #[inline(always)]
-    unsafe fn queries<S: Transpose>(&self, lines: &Lines) {
+    unsafe fn queries<S: Bytes>(&self, lines: &Lines) {
         let s = self.shape;
         let (hd, hdp, n) = (s.head_dim, padded(s.head_dim), self.to - self.from);
         for h in 0..s.group() {
             // SAFETY: `q` holds n rows, `lines` as many of each head.
             unsafe {
                 let q = self.q.as_ptr().add((self.kv_head * s.group() + h) * hd);
-                pad::<S>(q, s.heads * hd, n, hd, s.scale, lines.q.cast_mut().add(h * n * hdp));
+                let (stride, to, line) = (s.heads * hd, lines.q.cast_mut(), h * n * hdp);
+                if self.bf16() {
+                    halves::<S>(q, stride, n, hd, s.scale, to.cast::<u16>().add(line));
+                } else {
+                    pad::<S>(q, stride, n, hd, s.scale, to.add(line));
+                }
             }
         }
     }
 
     /// Brings `lines.state` from before any key to after those of a segment.
     #[inline(always)]
-    unsafe fn segment<S: Transpose>(&self, lines: &Lines, segment: usize) {
+    unsafe fn segment<S: Bytes>(&self, lines: &Lines, segment: usize) {
         let s = self.shape;
         let first = s.first_key(self.from).max(segment * SEGMENT) / BLOCK;
         let last = (self.to - 1).min((segment + 1) * SEGMENT - 1) / BLOCK;
@@ -433,6 +453,9 @@ impl Task<'_> {
             lines.state.reset::<S>(self.lines(), padded(s.head_dim));
             for b in first..=last {
                 match self.block::<S>(b, last, lines) {
+                    Stored::F32(k, v) if self.bf16() => {
+                        self.tiles::<S, Pairs>(lines, b, (k.cast(), v.cast()))
+                    }
                     Stored::F32(k, v) => self.tiles::<S, _>(lines, b, (k, v)),
                     Stored::F16(k, v) => self.tiles::<S, _>(lines, b, (k, v)),
                     Stored::Bf16(k, v) => self.tiles::<S, _>(lines, b, (k, v)),
@@ -443,7 +466,7 @@ impl Task<'_> {
 
     /// Block `b` for all lines.
     #[inline(always)]
-    unsafe fn tiles<S: Transpose, E: Element>(
+    unsafe fn tiles<S: Bytes, E: Element>(
         &self,
         lines: &Lines,
         b: usize,
@@ -472,7 +495,7 @@ impl Task<'_> {
 
     /// Adds the state after a segment to that after those before it, for rows that see some of it.
     #[inline(always)]
-    unsafe fn add<S: Transpose>(&self, total: &State, state: &State, segment: usize) {
+    unsafe fn add<S: Bytes>(&self, total: &State, state: &State, segment: usize) {
         let (s, n) = (self.shape, self.to - self.from);
         let start = (segment * SEGMENT).saturating_sub(self.from).min(n);
         let end = (start..n)
@@ -487,7 +510,7 @@ impl Task<'_> {
 
     /// Writes the rows.
     #[inline(always)]
-    unsafe fn write<S: Transpose>(&self, total: &State) {
+    unsafe fn write<S: Bytes>(&self, total: &State) {
         let s = self.shape;
         let (hd, hdp, n) = (s.head_dim, padded(s.head_dim), self.to - self.from);
         // SAFETY: `out` and `lse` hold n rows, `total` as many of each head.
@@ -517,7 +540,7 @@ impl Task<'_> {
 /// Block `b` for a tile of lines, `line..line + rows`, of positions `p + r * slope`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-unsafe fn tile<S: Transpose, E: Element>(
+unsafe fn tile<S: Bytes, E: Element>(
     s: &AttentionShape,
     lines: &Lines,
     (k, v): (*const E, *const E),
@@ -538,16 +561,17 @@ unsafe fn tile<S: Transpose, E: Element>(
     let vectors = visible.row(rows - 1).end.div_ceil(LANES);
     // SAFETY: lines and blocks hold what they say.
     unsafe {
+        let words = if E::PAIRS { hdp / 2 } else { hdp };
         let scores = Product {
-            a: lines.q.add(line * hdp),
-            a_row: hdp,
+            a: lines.q.add(line * words),
+            a_row: words,
             a_k: 1,
             b: k,
             b_row: BLOCK,
             c: lines.p,
             c_row: BLOCK,
             vectors,
-            band: Band::all(s.head_dim),
+            band: Band::all(s.head_dim).of::<E>(rows),
             start: Start::Zero,
         };
         scores.run::<S>(rows);
@@ -557,7 +581,7 @@ unsafe fn tile<S: Transpose, E: Element>(
             if let Some(cap) = s.cap {
                 cap_scores::<S>(x, vectors, cap);
             }
-            mask::<S>(x, vectors, visible.row(r));
+            mask::<S>(x, vectors, visible.row(r), f32::NEG_INFINITY);
             for v in 0..vectors {
                 *top = S::max(S::load(x.add(v * LANES)), *top);
             }
@@ -575,7 +599,11 @@ unsafe fn tile<S: Transpose, E: Element>(
             let mut total = S::mul(S::load(sum), S::splat(*rescale));
             for v in 0..vectors {
                 let weight = exp_masked::<S>(S::sub(S::load(x.add(v * LANES)), max));
-                S::store(x.add(v * LANES), weight);
+                if E::PAIRS {
+                    S::store_bf16(x.cast::<u16>().add(v * LANES), weight);
+                } else {
+                    S::store(x.add(v * LANES), weight);
+                }
                 total = S::add(total, weight);
             }
             S::store(sum, total);
@@ -589,16 +617,16 @@ unsafe fn tile<S: Transpose, E: Element>(
             c: lines.state.acc.add(line * hdp),
             c_row: hdp,
             vectors: hdp / LANES,
-            band: visible,
+            band: visible.of::<E>(rows),
             start: Start::Scaled(rescale.as_ptr()),
         };
         values.run::<S>(rows);
     }
 }
 
-/// Scores outside of `visible` become -inf.
+/// What is outside of `visible` becomes `fill`.
 #[inline(always)]
-unsafe fn mask<S: Simd>(x: *mut f32, vectors: usize, visible: std::ops::Range<usize>) {
+pub(super) unsafe fn mask<S: Simd>(x: *mut f32, vectors: usize, visible: Range<usize>, fill: f32) {
     const LANE: [f32; LANES] = {
         let mut lane = [0.0; LANES];
         let mut i = 0;
@@ -610,7 +638,7 @@ unsafe fn mask<S: Simd>(x: *mut f32, vectors: usize, visible: std::ops::Range<us
     };
     // SAFETY: x holds that many vectors.
     unsafe {
-        let hidden = S::splat(f32::NEG_INFINITY);
+        let hidden = S::splat(fill);
         let (from, to) = (S::splat(visible.start as f32), S::splat(visible.end as f32));
         for v in 0..vectors {
             if visible.start <= v * LANES && (v + 1) * LANES <= visible.end {

@@ -34,6 +34,8 @@ struct Case {
     v: Vec<f32>,
     dout: Vec<f32>,
     rows: usize,
+    /// Whether products are in bf16.
+    bf16: bool,
 }
 
 fn case(s: AttentionShape, lens: &[usize]) -> Case {
@@ -41,7 +43,8 @@ fn case(s: AttentionShape, lens: &[usize]) -> Case {
     let (w, kw) = s.widths();
     let q = noise(1, rows * w).iter().map(|x| x * 3.0).collect();
     let k = noise(2, rows * kw).iter().map(|x| x * 2.0).collect();
-    Case { s, spans, q, k, v: noise(3, rows * kw), dout: noise(4, rows * w), rows }
+    let (v, dout) = (noise(3, rows * kw), noise(4, rows * w));
+    Case { s, spans, q, k, v, dout, rows, bf16: false }
 }
 
 fn cases() -> Vec<Case> {
@@ -66,7 +69,17 @@ impl Case {
     fn forward(&self, cpu: &Cpu) -> (Vec<f32>, Vec<f32>) {
         let mut out = vec![7.0; self.q.len()];
         let mut lse = vec![7.0; self.rows * self.s.heads];
-        forward(cpu, &self.s, &self.spans, &self.q, &self.k, &self.v, &mut out, &mut lse);
+        forward(
+            cpu,
+            &self.s,
+            &self.spans,
+            self.bf16,
+            &self.q,
+            &self.k,
+            &self.v,
+            &mut out,
+            &mut lse,
+        );
         (out, lse)
     }
 
@@ -74,8 +87,8 @@ impl Case {
     fn backward(&self, cpu: &Cpu) -> [Vec<f32>; 3] {
         let (out, lse) = self.forward(cpu);
         let [mut dq, mut dk, mut dv] = [&self.q, &self.k, &self.v].map(|x| vec![7.0; x.len()]);
-        let Case { s, spans, q, k, v, dout, .. } = self;
-        backward(cpu, s, spans, q, k, v, &out, &lse, dout, &mut dq, &mut dk, &mut dv);
+        let Case { s, spans, bf16, q, k, v, dout, .. } = self;
+        backward(cpu, s, spans, *bf16, q, k, v, &out, &lse, dout, &mut dq, &mut dk, &mut dv);
         [dq, dk, dv]
     }
 }
@@ -144,42 +157,75 @@ fn forward_is_softmax_attention() {
 #[test]
 fn backward_is_the_slope_of_forward() {
     for c in cases() {
-        let got = everywhere(|cpu| c.backward(cpu).concat());
-        let x = wide(&c);
-        let loss = |x: &[Vec<f64>; 3]| -> f64 {
-            plain(&c, x).0.iter().zip(&c.dout).map(|(o, d)| o * f64::from(*d)).sum()
-        };
-        let step = 1e-5;
-        let mut at = 0;
-        for part in 0..3 {
-            let n = x[part].len();
-            let got = &got[at..at + n];
-            at += n;
-            // Every element of a small case, some of a large one, …
-            for i in (0..n).step_by((n * c.rows / 600).max(1) | 1) {
-                let side = |sign: f64| {
-                    let mut x = x.clone();
-                    x[part][i] += sign * step;
-                    loss(&x)
-                };
-                let slope = (side(1.0) - side(-1.0)) / (2.0 * step);
-                let error = (f64::from(got[i]) - slope).abs();
-                assert!(error <= 2e-5 * (1.0 + slope.abs()), "{part} {i}: {}, not {slope}", got[i]);
-            }
-            // … and all of them together.
-            for seed in 0..3 {
-                let direction = noise(50 + seed, n);
-                let side = |sign: f64| {
-                    let mut x = x.clone();
-                    let along = x[part].iter_mut().zip(&direction);
-                    along.for_each(|(x, d)| *x += sign * step * f64::from(*d));
-                    loss(&x)
-                };
-                let slope = (side(1.0) - side(-1.0)) / (2.0 * step);
-                let mine: f64 =
-                    got.iter().zip(&direction).map(|(g, d)| f64::from(*g) * f64::from(*d)).sum();
-                assert!((mine - slope).abs() <= 1e-4 * (1.0 + slope.abs()), "{mine}, not {slope}");
-            }
+        check_slopes(&c, &everywhere(|cpu| c.backward(cpu).concat()), [2e-5, 1e-5]);
+    }
+}
+
+/// Gradients of the case against differences of plain attention: single ones within a tolerance of their own size,
+/// sums along random directions within one of the length of all.
+fn check_slopes(c: &Case, got: &[f32], [single, together]: [f64; 2]) {
+    let x = wide(c);
+    let loss = |x: &[Vec<f64>; 3]| -> f64 {
+        plain(c, x).0.iter().zip(&c.dout).map(|(o, d)| o * f64::from(*d)).sum()
+    };
+    let step = 1e-5;
+    let mut at = 0;
+    for part in 0..3 {
+        let n = x[part].len();
+        let got = &got[at..at + n];
+        at += n;
+        // Every element of a small case, some of a large one, …
+        for i in (0..n).step_by((n * c.rows / 600).max(1) | 1) {
+            let side = |sign: f64| {
+                let mut x = x.clone();
+                x[part][i] += sign * step;
+                loss(&x)
+            };
+            let slope = (side(1.0) - side(-1.0)) / (2.0 * step);
+            let error = (f64::from(got[i]) - slope).abs();
+            assert!(error <= single * (1.0 + slope.abs()), "{part} {i}: {}, not {slope}", got[i]);
+        }
+        // … and all of them together.
+        for seed in 0..3 {
+            let direction = noise(50 + seed, n);
+            let side = |sign: f64| {
+                let mut x = x.clone();
+                let along = x[part].iter_mut().zip(&direction);
+                along.for_each(|(x, d)| *x += sign * step * f64::from(*d));
+                loss(&x)
+            };
+            let slope = (side(1.0) - side(-1.0)) / (2.0 * step);
+            let mine: f64 =
+                got.iter().zip(&direction).map(|(g, d)| f64::from(*g) * f64::from(*d)).sum();
+            let length = got.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+            assert!((mine - slope).abs() <= together * (1.0 + length), "{mine}, not {slope}");
+        }
+    }
+}
+
+/// A case whose operands bf16 holds, so that it differs from plain attention by what weights and slopes lose alone.
+fn halved(mut c: Case) -> Case {
+    // A power of two, by which scaling loses nothing.
+    c.s.scale = 2f32.powi(c.s.scale.log2().round() as i32);
+    for x in [&mut c.q, &mut c.k, &mut c.v, &mut c.dout] {
+        x.iter_mut().for_each(|x| *x = half::bf16::from_f32(*x).to_f32());
+    }
+    Case { bf16: true, ..c }
+}
+
+#[test]
+fn bf16_is_close_to_plain_attention() {
+    for c in cases().into_iter().map(halved) {
+        let (out, lse) = plain(&c, &wide(&c));
+        for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
+            let cpu = |threads| Cpu { pool: Pool::new(threads), isa };
+            let got = c.forward(&cpu(1));
+            close("out", &got.0, &out, 6e-3);
+            close("lse", &got.1, &lse, 3e-6);
+            let slopes = c.backward(&cpu(2)).concat();
+            check_slopes(&c, &slopes, [2e-2, 4e-3]);
+            same_bits(&got.0, &c.forward(&cpu(3)).0);
+            same_bits(&slopes, &c.backward(&cpu(1)).concat());
         }
     }
 }
@@ -299,17 +345,20 @@ fn a_cache_of_fewer_bits_is_attention_over_rounded_keys() {
 #[test]
 fn a_row_depends_on_what_it_sees_alone() {
     let cpu = Cpu::new(2);
-    for window in [None, Some(50)] {
-        let c = case(shape(4, 2, 24, window), &[30, 190, 20]);
+    for (window, bf16) in [(None, false), (Some(50), false), (None, true), (Some(50), true)] {
+        let of = || Case { bf16, ..case(shape(4, 2, 24, window), &[30, 190, 20]) };
+        let c = of();
         let (w, kw) = c.s.widths();
         let (span, i) = (c.spans[1], 130);
         let row = span.start + i;
         let seen = span.start + c.s.first_key(i)..row + 1;
         let before = c.forward(&cpu);
-        let mut other = case(c.s, &[30, 190, 20]);
+        let mut other = of();
+        // Weights of 0 don't hide what is no number.
+        let hidden = if bf16 { [9.0, -9.0] } else { [f32::NAN, f32::INFINITY] };
         for r in (0..c.rows).filter(|r| !seen.contains(r)) {
-            other.k[r * kw..(r + 1) * kw].fill(f32::NAN);
-            other.v[r * kw..(r + 1) * kw].fill(f32::INFINITY);
+            other.k[r * kw..(r + 1) * kw].fill(hidden[0]);
+            other.v[r * kw..(r + 1) * kw].fill(hidden[1]);
         }
         for r in (0..c.rows).filter(|r| *r != row) {
             other.q[r * w..(r + 1) * w].fill(-5.0);
@@ -329,6 +378,7 @@ fn a_row_depends_on_what_it_sees_alone() {
             v: cut(&c.v, kw),
             dout: cut(&c.dout, w),
             rows: span.len,
+            bf16,
         };
         for (whole, (alone, w)) in whole.iter().zip(alone.backward(&cpu).iter().zip([w, kw, kw])) {
             same_bits(&cut(whole, w), alone);

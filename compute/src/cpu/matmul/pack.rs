@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::Mat;
 use crate::cpu::Cpu;
 use crate::cpu::rows::Parts;
-use crate::simd::{LANES, Simd};
+use crate::simd::{Cache, LANES, Simd, prefetch};
 
 /// Sixteen words: a cache line.
 #[derive(Clone, Copy, Default)]
@@ -220,6 +220,12 @@ trait Element: Copy {
     unsafe fn load<S: Simd>(p: *const Self) -> S::F;
     /// Reads fewer; the other lanes are 0.
     unsafe fn load_few<S: Simd>(from: &[Self]) -> S::F;
+    /// Reads 16 of two rows, as pairs of bf16.
+    #[inline(always)]
+    unsafe fn pair<S: Simd>(even: *const Self, odd: *const Self) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { S::pair_bf16(Self::load::<S>(even), Self::load::<S>(odd)) }
+    }
 }
 
 impl Element for f32 {
@@ -247,6 +253,11 @@ impl Element for u16 {
         few[..from.len()].copy_from_slice(from);
         // SAFETY: see above.
         unsafe { S::load_bf16(few.as_ptr()) }
+    }
+    #[inline(always)]
+    unsafe fn pair<S: Simd>(even: *const u16, odd: *const u16) -> S::F {
+        // SAFETY: see above.
+        unsafe { S::load_pairs(even, odd) }
     }
 }
 
@@ -276,10 +287,17 @@ impl<T: Element> Block<'_, T> {
         }
     }
 
+    /// Asks for a row that comes with the next steps: what is far apart nobody guesses.
+    #[inline(always)]
+    fn ask(&self, row: usize) {
+        prefetch(self.from.as_ptr().wrapping_add(row * self.stride).cast(), Cache::Second);
+    }
+
     /// Rows are steps.
     #[inline(always)]
     unsafe fn copy<S: Simd, const INSIDE: bool>(&self, n: usize) {
         for i in 0..n {
+            self.ask(i + CHUNK);
             // SAFETY: the caller's promise.
             unsafe { self.write::<S>(i, i + 1 == n, self.read::<S, INSIDE>(i)) }
         }
@@ -300,12 +318,22 @@ impl<T: Element> Block<'_, T> {
     #[inline(always)]
     unsafe fn pair<S: Simd, const INSIDE: bool>(&self, n: usize) {
         for i in 0..n.div_ceil(2) {
+            self.ask(2 * i + CHUNK);
+            self.ask(2 * i + 1 + CHUNK);
             // SAFETY: the caller's promise.
             unsafe {
-                let even = self.read::<S, INSIDE>(2 * i);
-                let odd =
-                    if 2 * i + 1 < n { self.read::<S, INSIDE>(2 * i + 1) } else { S::splat(0.0) };
-                self.write::<S>(i, i + 1 == n.div_ceil(2), S::pair_bf16(even, odd));
+                let pair = if INSIDE && 2 * i + 1 < n {
+                    let even = self.from.as_ptr().add(2 * i * self.stride);
+                    T::pair::<S>(even, even.add(self.stride))
+                } else {
+                    let even = self.read::<S, INSIDE>(2 * i);
+                    let odd = match 2 * i + 1 < n {
+                        true => self.read::<S, INSIDE>(2 * i + 1),
+                        false => S::splat(0.0),
+                    };
+                    S::pair_bf16(even, odd)
+                };
+                self.write::<S>(i, i + 1 == n.div_ceil(2), pair);
             }
         }
     }
