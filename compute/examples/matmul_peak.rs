@@ -30,18 +30,18 @@ fn main() {
     println!("{}, {threads} threads (m x k x n)", cpu.isa.name());
     let single = || peak::f32_flops(&cpu);
     let half = || peak::bf16_flops(&cpu);
-    // Tokens, inputs and outputs of the layers of models with 1.1, 10.4 and 49.9 million parameters: attention, gate and up,
-    // down; and a chunk of a head.
+    // Tokens that go through the model at a time, inputs and outputs of the layers of models with 1.1, 10.4 and 49.9
+    // million parameters: attention, gate and up, down; and a chunk of a head.
     for (t, k, n) in [
-        (8192, 128, 128),
-        (8192, 128, 384),
-        (8192, 384, 128),
-        (8192, 384, 384),
-        (8192, 384, 1024),
-        (8192, 1024, 384),
-        (4096, 640, 640),
-        (4096, 640, 1728),
-        (4096, 1728, 640),
+        (2048, 128, 128),
+        (2048, 128, 384),
+        (2048, 384, 128),
+        (2048, 384, 384),
+        (2048, 384, 1024),
+        (2048, 1024, 384),
+        (2048, 640, 640),
+        (2048, 640, 1728),
+        (2048, 1728, 640),
         (256, 128, 2048),
         (256, 640, 8192),
     ] {

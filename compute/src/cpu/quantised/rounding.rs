@@ -138,7 +138,7 @@ fn loudest(scales: &[f32], largest: &mut [f32]) {
     let mut least = f32::NEG_INFINITY;
     for (g, &scale) in scales.iter().enumerate() {
         let known = g.min(room);
-        if known == room && !(scale > least) {
+        if known == room && scale <= least {
             continue;
         }
         let quieter = largest[..known].iter().rev().take_while(|&&l| scales[l as usize] < scale);
