@@ -174,11 +174,6 @@ unsafe fn multiply_strips<S: Bytes, const N: usize, const LEAST: bool, const SPA
     // As even as can be.
     let cells = layout.groups / cell;
     let blocks = cells.div_ceil(BLOCK / cell);
-    let (mut loud, mut loud_of) = (Vec::new(), vec![0]);
-    for row in area.rows.clone().step_by(most_rows) {
-        Loud::of_tile(layout, area.numbers, row..area.rows.end.min(row + most_rows), &mut loud);
-        loud_of.push(loud.len());
-    }
     for column in area.columns.clone().step_by(strips * LANES) {
         let columns = (area.columns.end - column).min(strips * LANES);
         for b in 0..blocks {
@@ -218,18 +213,18 @@ unsafe fn multiply_strips<S: Bytes, const N: usize, const LEAST: bool, const SPA
                     more: area.more || first > 0,
                 };
                 let rows = (area.rows.end - row).min(most_rows);
-                let loud = &loud[loud_of[t]..loud_of[t + 1]];
-                let from = loud.partition_point(|l| l.group < first);
-                let loud = &loud[from..loud.partition_point(|l| l.group < first + block)];
                 let seconds = seconds.wrapping_add((row - area.rows.start) * STRIPS * LANES);
                 // SAFETY: rows, columns and groups are inside of the operands, and each row has room
                 // for its second chain.
                 unsafe {
                     tile.run::<S, N, LEAST, SPAN>(rows);
-                    if columns > LANES {
-                        tile.second::<S, 2, N, LEAST>(rows, loud, seconds);
-                    } else {
-                        tile.second::<S, 1, N, LEAST>(rows, loud, seconds);
+                    for r in 0..rows {
+                        let second = seconds.wrapping_add(r * STRIPS * LANES);
+                        if columns > LANES {
+                            tile.second::<S, 2, N, LEAST>(r, second);
+                        } else {
+                            tile.second::<S, 1, N, LEAST>(r, second);
+                        }
                     }
                 }
             }
@@ -406,126 +401,69 @@ impl Tile<'_> {
 }
 
 impl Tile<'_> {
-    /// Goes on with the second chains of the rows, kept in `seconds`, by what is `loud` in this block, and adds them
-    /// to the outputs after the last group.
+    /// Goes on with the second chain of row `r`, and adds it to the outputs after the last group.
     #[inline(always)]
     unsafe fn second<S: Bytes, const V: usize, const N: usize, const LEAST: bool>(
         &self,
-        rows: usize,
-        loud: &[Loud],
-        seconds: *mut f32,
+        r: usize,
+        second: *mut f32,
     ) {
-        let layout = self.layout;
-        let second = |r: usize, v: usize| seconds.wrapping_add((r * STRIPS + v) * LANES);
+        let (groups, digits) = (self.layout.groups, self.layout.digits());
+        let codes = self.codes.wrapping_add(r * self.layout.codes());
+        let numbers = self.numbers.wrapping_add(r * self.layout.numbers());
         // SAFETY: the caller's promise.
         unsafe {
-            for same in loud.chunk_by(|a, b| a.group == b.group) {
-                let g = same[0].group - self.first;
+            let mut sums = [S::splat(0.0); V];
+            if self.first > 0 {
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    *sum = S::load(second.add(v * LANES));
+                }
+            }
+            for d in groups..digits {
+                let group = *numbers.add(digits * 4 + d - groups) as usize;
+                if group < self.first {
+                    continue;
+                }
+                let g = group - self.first;
+                if g >= self.block {
+                    break;
+                }
                 for i in 0..N {
-                    let w = Weights::<S, V, N>::load(self.parts, g, i);
-                    for &Loud { row, digit, .. } in same {
-                        let codes = self.codes.add(row * layout.codes() + digit * GROUP);
-                        let numbers = self.numbers.add(row * layout.numbers());
-                        let dots = w.dots(codes.add(i * GROUP / N));
-                        for (v, dot) in dots.into_iter().enumerate() {
-                            let (part, at) = (&self.parts[v], (g * N + i) * LANES);
-                            let x = S::splat(*numbers.add(digit));
-                            let scale = S::mul(S::load(part.scales.add(at)), x);
-                            // Each row has one at least.
-                            let sum = match digit == layout.groups && i == 0 {
-                                true => S::splat(0.0),
-                                false => S::load(second(row, v)),
-                            };
-                            let mut sum = S::fma(S::words_to_f32(dot), scale, sum);
-                            if LEAST {
-                                let x = S::splat(*numbers.add(layout.sum_at(N, digit, i)));
-                                sum = S::fma(S::load(part.leasts.add(at)), x, sum);
-                            }
-                            S::store(second(row, v), sum);
+                    let steps = GROUP / 4 / N;
+                    // Without pairs: its rows are few.
+                    let mut dots = [S::splat_byte(0); V];
+                    if S::UNSIGNED {
+                        for (dot, part) in dots.iter_mut().zip(self.parts) {
+                            *dot = S::load_bytes(part.starts.add((g * N + i) * BYTES));
+                        }
+                    }
+                    for s in i * steps..(i + 1) * steps {
+                        let x = S::splat_word(codes.add(d * GROUP + s * 4));
+                        for (dot, part) in dots.iter_mut().zip(self.parts) {
+                            let w = S::load_bytes(part.codes.add((g * (GROUP / 4) + s) * BYTES));
+                            *dot = S::dot(*dot, x, w);
+                        }
+                    }
+                    for ((sum, dot), part) in sums.iter_mut().zip(dots).zip(self.parts) {
+                        let at = (g * N + i) * LANES;
+                        let scale = S::mul(S::load(part.scales.add(at)), S::splat(*numbers.add(d)));
+                        *sum = S::fma(S::words_to_f32(dot), scale, *sum);
+                        if LEAST {
+                            let x = S::splat(*numbers.add(self.layout.sum_at(N, d, i)));
+                            *sum = S::fma(S::load(part.leasts.add(at)), x, *sum);
                         }
                     }
                 }
             }
-            if self.first + self.block < layout.groups {
-                return;
-            }
-            for r in 0..rows {
-                for v in 0..V {
-                    let p = self.c.wrapping_add(r * self.ldc + v * LANES);
-                    let sum = S::load(second(r, v));
-                    match self.columns - v * LANES {
-                        LANES.. => S::store(p, S::add(S::load(p), sum)),
-                        left => S::store_n(p, S::add(S::load_n(p, left), sum), left),
-                    }
+            let last = self.first + self.block == groups;
+            for (v, sum) in sums.into_iter().enumerate() {
+                let p = self.c.wrapping_add(r * self.ldc + v * LANES);
+                match self.columns - v * LANES {
+                    _ if !last => S::store(second.add(v * LANES), sum),
+                    LANES.. => S::store(p, S::add(S::load(p), sum)),
+                    left => S::store_n(p, S::add(S::load_n(p, left), sum), left),
                 }
             }
-        }
-    }
-}
-
-/// A second digit of a row of a tile.
-struct Loud {
-    group: usize,
-    row: usize,
-    digit: usize,
-}
-
-impl Loud {
-    /// Those of some rows, by groups: most rows are loud in the same ones, whose weights are then read once.
-    fn of_tile(layout: Layout, numbers: &[f32], rows: std::ops::Range<usize>, all: &mut Vec<Loud>) {
-        let first = all.len();
-        for (row, r) in rows.enumerate() {
-            let groups = &numbers[r * layout.numbers()..][layout.finer_at()..][..layout.finer];
-            all.extend((groups.iter().zip(layout.groups..)).map(|(group, digit)| Loud {
-                group: *group as usize,
-                row,
-                digit,
-            }));
-        }
-        all[first..].sort_unstable_by_key(|l| (l.group, l.row));
-    }
-}
-
-/// A group of strips, or one of its `N` parts, on its way past several rows.
-struct Weights<S: Bytes, const V: usize, const N: usize> {
-    codes: [[S::B; V]; GROUP / 4],
-    starts: [S::B; V],
-}
-
-impl<S: Bytes, const V: usize, const N: usize> Weights<S, V, N> {
-    /// Part `i` of group `g`.
-    #[inline(always)]
-    unsafe fn load(parts: &[Ready; STRIPS], g: usize, i: usize) -> Self {
-        // SAFETY: the group is there; the rest is the caller's promise.
-        unsafe {
-            let none = [S::splat_byte(0); V];
-            let (mut codes, mut starts) = ([none; GROUP / 4], none);
-            for (v, part) in parts.iter().enumerate().take(V) {
-                for (s, codes) in codes.iter_mut().enumerate().take(GROUP / 4 / N) {
-                    let step = g * (GROUP / 4) + i * (GROUP / 4 / N) + s;
-                    codes[v] = S::load_bytes(part.codes.add(step * BYTES));
-                }
-                if S::UNSIGNED {
-                    starts[v] = S::load_bytes(part.starts.add((g * N + i) * BYTES));
-                }
-            }
-            Weights { codes, starts }
-        }
-    }
-
-    /// Its sums of products with codes of a row. Without pairs: such rows are few.
-    #[inline(always)]
-    unsafe fn dots(&self, x: *const u8) -> [S::B; V] {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let mut dots = self.starts;
-            for (s, codes) in self.codes.iter().enumerate().take(GROUP / 4 / N) {
-                let x = S::splat_word(x.add(s * 4));
-                for (dot, w) in dots.iter_mut().zip(codes) {
-                    *dot = S::dot(*dot, x, *w);
-                }
-            }
-            dots
         }
     }
 }
