@@ -4,7 +4,9 @@
 //! A query takes its keys in blocks anchored at multiples of 64 positions, in order; within a block
 //! each score is one chain over the head's elements, each element of the result one chain over
 //! the visible keys of a segment of eight blocks, and segments are added in order. So a row's bits depend on its query and the keys it sees, and on nothing else:
-//! not on its neighbours, on threads, or on whether the keys came from this batch or from a cache.
+//! not on its neighbours, on threads, or on whether the keys came from this batch or from a cache. Passes for
+//! gradients may have their products in bf16 ([`band::Pairs`]): a step of a chain is a pair then, hidden keys
+//! weigh 0, and the bits are the CPU's own.
 #![allow(unsafe_code)]
 
 mod backward;
