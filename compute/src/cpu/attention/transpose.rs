@@ -3,6 +3,25 @@
 use super::BLOCK;
 use crate::simd::{LANES, Simd, at};
 
+/// Elements `d..d + 16` of the first 16 of `rows` rows, a vector for each element; what is not there is 0.
+#[inline(always)]
+unsafe fn columns<S: Simd>(
+    from: *const f32,
+    stride: usize,
+    rows: usize,
+    d: usize,
+    hd: usize,
+) -> [S::F; LANES] {
+    // SAFETY: the caller gives rows of `hd` elements, `d` below it.
+    unsafe {
+        let mut x = [S::splat(0.0); LANES];
+        for (i, x) in x.iter_mut().enumerate().take(rows) {
+            *x = at::<S>(from.add(i * stride), d, hd);
+        }
+        S::transpose(x)
+    }
+}
+
 /// `to[d * 64 + j] = from[j * stride + d]` for `rows <= 64` rows `j` of `hd` elements. Columns past
 /// the rows, up to a multiple of 16, become 0.
 ///
@@ -20,13 +39,7 @@ pub(super) unsafe fn transpose<S: Simd>(
         for d in (0..hd).step_by(LANES) {
             // SAFETY: the caller's promise.
             unsafe {
-                let mut x = [S::splat(0.0); LANES];
-                for (i, x) in x.iter_mut().enumerate() {
-                    if j + i < rows {
-                        *x = at::<S>(from.add((j + i) * stride), d, hd);
-                    }
-                }
-                let x = S::transpose(x);
+                let x = columns::<S>(from.add(j * stride), stride, rows - j, d, hd);
                 for (i, x) in x.iter().enumerate() {
                     if d + i < hd {
                         S::store(to.add((d + i) * BLOCK + j), *x);
@@ -53,13 +66,7 @@ pub(super) unsafe fn transpose_pairs<S: Simd>(
         for d in (0..hd).step_by(LANES) {
             // SAFETY: the caller's promise.
             unsafe {
-                let mut x = [S::splat(0.0); LANES];
-                for (i, x) in x.iter_mut().enumerate() {
-                    if j + i < rows {
-                        *x = at::<S>(from.add((j + i) * stride), d, hd);
-                    }
-                }
-                let x = S::transpose(x);
+                let x = columns::<S>(from.add(j * stride), stride, rows - j, d, hd);
                 for (i, pair) in x.as_chunks::<2>().0.iter().enumerate() {
                     if d + 2 * i < hd {
                         let pair = S::pair_bf16(pair[0], pair[1]);
