@@ -98,8 +98,8 @@ for model in args.models:
 print("\n" + "\n".join(lines))
 most = {key: max(limit[key] for limit in limits) / 1e9 for key in limits[0] if key != "threads"}
 print(
-    f"\n{args.threads} threads: {most['byte_ops_per_s']:.0f} GOP/s of bytes, {most['f32_flops_per_s']:.0f} GFLOP/s "
-    f"in f32, {most['bytes_per_s']:.1f} GB/s."
+    f"\n{args.threads} threads: {most['byte_ops_per_s']:.0f} GOP/s of bytes, {most['bf16_flops_per_s']:.0f} GFLOP/s "
+    f"in bf16, {most['f32_flops_per_s']:.0f} in f32, {most['bytes_per_s']:.1f} GB/s."
 )
 
 if args.draw:

@@ -15,7 +15,7 @@ use crate::failure::Failure;
 pub struct ModelArgs {
     /// A run or model directory, a GGUF file, or hf:ORG/NAME[:FILE].
     pub model: PathBuf,
-    /// Compute products with quantised weights in f32: exact, slower.
+    /// Compute products with weights of fewer bits in f32: exact, slower.
     #[arg(long)]
     pub exact: bool,
     /// A folder of an adapter (LoRA, in PEFT's files) that is put to the model; several add up.

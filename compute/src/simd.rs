@@ -171,9 +171,18 @@ pub unsafe trait Simd: Copy {
     unsafe fn transpose(rows: [Self::F; LANES]) -> [Self::F; LANES];
     /// Reads one pair of bf16 into all lanes (as 32 bits a lane, for [`Self::dot_bf16`]).
     unsafe fn splat_pair(p: *const u16) -> Self::F;
+    /// The even elements of such pairs, and the odd ones, widened.
+    unsafe fn widen_pairs(v: Self::F) -> [Self::F; 2];
     /// Per lane, over pairs of bf16: `acc + a.0 * b.0 + a.1 * b.1` in the hardware's rounding
     /// (elsewhere two fused multiply-adds, even element first).
-    unsafe fn dot_bf16(acc: Self::F, a: Self::F, b: Self::F) -> Self::F;
+    #[inline(always)]
+    unsafe fn dot_bf16(acc: Self::F, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the instruction set is the caller's promise.
+        unsafe {
+            let ([a0, a1], [b0, b1]) = (Self::widen_pairs(a), Self::widen_pairs(b));
+            Self::fma(a1, b1, Self::fma(a0, b0, acc))
+        }
+    }
 
     /// The lanes as an array.
     #[inline(always)]
@@ -380,12 +389,9 @@ unsafe impl Simd for Portable {
         [f32::from_bits(unsafe { p.cast::<u32>().read_unaligned() }); LANES]
     }
     #[inline(always)]
-    unsafe fn dot_bf16(acc: Self::F, a: Self::F, b: Self::F) -> Self::F {
-        let low = |x: f32| f32::from_bits(x.to_bits() << 16);
-        let high = |x: f32| f32::from_bits(x.to_bits() & 0xffff_0000);
-        std::array::from_fn(|i| {
-            high(a[i]).mul_add(high(b[i]), low(a[i]).mul_add(low(b[i]), acc[i]))
-        })
+    unsafe fn widen_pairs(v: Self::F) -> [Self::F; 2] {
+        let low = v.map(|x| f32::from_bits(x.to_bits() << 16));
+        [low, v.map(|x| f32::from_bits(x.to_bits() & 0xffff_0000))]
     }
 }
 
@@ -577,19 +583,14 @@ mod x86 {
             unsafe { Self::splat(p.cast::<f32>().read_unaligned()) }
         }
         #[inline(always)]
-        unsafe fn dot_bf16(acc: Self::F, a: Self::F, b: Self::F) -> Self::F {
+        unsafe fn widen_pairs(v: Self::F) -> [Self::F; 2] {
             // SAFETY: see the impl.
             unsafe {
+                let mask = _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32));
                 let low = |v: __m256| {
                     _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(v)))
                 };
-                let high = |v: __m256| {
-                    _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32)))
-                };
-                let one = |acc, a, b| {
-                    _mm256_fmadd_ps(high(a), high(b), _mm256_fmadd_ps(low(a), low(b), acc))
-                };
-                [one(acc[0], a[0], b[0]), one(acc[1], a[1], b[1])]
+                [v.map(low), v.map(|v| _mm256_and_ps(v, mask))]
             }
         }
     }
@@ -669,7 +670,7 @@ mod x86 {
     }
 
     macro_rules! avx512 {
-        ($(#[$doc:meta])* $name:ident, $dot:expr) => {
+        ($(#[$doc:meta])* $name:ident $(, $($dot:tt)*)?) => {
             $(#[$doc])*
             #[derive(Clone, Copy)]
             pub struct $name;
@@ -834,10 +835,15 @@ mod x86 {
                     unsafe { _mm512_set1_ps(p.cast::<f32>().read_unaligned()) }
                 }
                 #[inline(always)]
-                unsafe fn dot_bf16(acc: Self::F, a: Self::F, b: Self::F) -> Self::F {
+                unsafe fn widen_pairs(v: Self::F) -> [Self::F; 2] {
                     // SAFETY: see the impl.
-                    unsafe { $dot(acc, a, b) }
+                    unsafe {
+                        let v = _mm512_castps_si512(v);
+                        let high = _mm512_and_si512(v, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+                        [_mm512_slli_epi32::<16>(v), high].map(|v| _mm512_castsi512_ps(v))
+                    }
                 }
+                $($($dot)*)?
             }
         };
     }
@@ -895,43 +901,20 @@ mod x86 {
         ((1u32 << n) - 1) as __mmask16
     }
 
-    #[inline(always)]
-    unsafe fn dot_two_fmas(acc: __m512, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: AVX-512F is the caller's promise.
-        unsafe {
-            let mask = _mm512_set1_epi32(0xffff_0000_u32 as i32);
-            let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
-            let low = _mm512_fmadd_ps(
-                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(a)),
-                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(b)),
-                acc,
-            );
-            _mm512_fmadd_ps(
-                _mm512_castsi512_ps(_mm512_and_si512(a, mask)),
-                _mm512_castsi512_ps(_mm512_and_si512(b, mask)),
-                low,
-            )
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn dot_hardware(acc: __m512, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: AVX-512 BF16 is the caller's promise; both types are 512 plain bits.
-        unsafe {
-            _mm512_dpbf16_ps(
-                acc,
-                std::mem::transmute::<__m512, __m512bh>(a),
-                std::mem::transmute::<__m512, __m512bh>(b),
-            )
-        }
-    }
-
     avx512!(
         /// AVX-512 F, BW, DQ, VL.
-        Avx512, dot_two_fmas);
+        Avx512);
     avx512!(
-        /// AVX-512 with BF16 products.
-        Avx512Bf16, dot_hardware);
+    /// AVX-512 with BF16 products.
+    Avx512Bf16,
+    #[inline(always)]
+    unsafe fn dot_bf16(acc: __m512, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see the impl; both types are 512 plain bits.
+        unsafe {
+            let [a, b] = [a, b].map(|v| std::mem::transmute::<__m512, __m512bh>(v));
+            _mm512_dpbf16_ps(acc, a, b)
+        }
+    });
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -4,10 +4,13 @@
 //! a strip has a cell: the blocks' scales of 16 bits side by side, then their other bytes, the
 //! words of four of all rows side by side. So a lane of 32 bits is an output, a cell is as large as
 //! its blocks, and nothing is lost: a row can be put together again. The high bits of Q5_0 and Q5_1
-//! change places (see [`spread`]), so that every code's bits lie in its own byte.
+//! change places (see [`spread`]), so that every code's bits lie in its own byte. A cell of BF16 is
+//! two elements, as products of pairs take them; a last single one lies beside 0.
 #![allow(unsafe_code)]
 
 mod ready;
+
+use std::ops::Range;
 
 use crate::aligned::Aligned;
 use crate::blocks::BlockType;
@@ -16,7 +19,7 @@ use crate::cpu::Cpu;
 use crate::cpu::rows::Parts;
 use crate::simd::LANES;
 
-pub(crate) use ready::{Ready, Sink, biased, dots, load_half, ready, span, start, widen};
+pub(crate) use ready::{Ready, Sink, biased, dots, ready, span, start, widen};
 
 use BlockType::*;
 
@@ -43,7 +46,7 @@ impl std::fmt::Debug for Strips {
 /// Where the parts of a block lie: 16-bit numbers, and the rest, which is whole words.
 struct Parting {
     halves: &'static [usize],
-    words: std::ops::Range<usize>,
+    words: Range<usize>,
     /// Which word holds a fifth bit of 32 codes, if one does.
     fifths: Option<usize>,
 }
@@ -51,8 +54,8 @@ struct Parting {
 fn parting(kind: BlockType) -> Option<Parting> {
     let (halves, words): (&[usize], _) = match kind {
         F32 => return None,
-        // A block is one element.
-        F16 | BF16 => (&[0], 2..2),
+        F16 => (&[0], 2..2),
+        BF16 => (&[], 0..4),
         Q4_0 | IQ4_NL => (&[0], 2..18),
         Q4_1 => (&[0, 2], 4..20),
         Q5_0 => (&[0], 2..22),
@@ -100,8 +103,8 @@ impl Strips {
     ) -> Option<Strips> {
         let Some(parting) = parting(kind) else { panic!("{} is not laid out so", kind.name()) };
         assert!(cols.is_multiple_of(kind.elements()), "rows of whole blocks");
-        let (cells, block) = (cols / kind.elements(), kind.bytes());
-        let strip = cells * block * LANES;
+        let (elements, block) = cell(kind);
+        let strip = cols.div_ceil(elements) * block * LANES;
         let strips = rows.div_ceil(LANES);
         let mut data = Aligned::zeros(strips.checked_mul(strip)?.div_ceil(4))?;
         let out = Parts::new(&mut data[..]);
@@ -112,12 +115,12 @@ impl Strips {
                 let strip = as_bytes(strip);
                 for lane in 0..LANES.min(rows - s * LANES) {
                     let row = row(s * LANES + lane);
-                    assert_eq!(row.len(), cells * block, "bytes of a row");
-                    if parting.words.is_empty() {
-                        // An element a block: the same, in fewer steps.
-                        let cells = strip.chunks_exact_mut(2 * LANES);
-                        for (half, cell) in row.as_chunks::<2>().0.iter().zip(cells) {
-                            cell[lane * 2..][..2].copy_from_slice(half);
+                    assert_eq!(row.len(), cols / kind.elements() * kind.bytes(), "bytes of a row");
+                    if matches!(kind, F16 | BF16) {
+                        // Plain elements: the same, in fewer steps.
+                        let cells = strip.chunks_exact_mut(block * LANES);
+                        for (elements, cell) in row.chunks(block).zip(cells) {
+                            cell[lane * block..][..elements.len()].copy_from_slice(elements);
                         }
                         continue;
                     }
@@ -158,32 +161,29 @@ impl Strips {
     /// If there is no such row, or `out` is not one long.
     pub fn row(&self, r: usize, out: &mut [f32]) {
         assert!(r < self.rows && out.len() == self.cols, "a row of {self:?}");
-        let (elements, block) = (self.kind.elements(), self.kind.bytes());
-        let (strip, lane) = (r / LANES, r % LANES);
-        let cells = self.cols / elements;
+        let (elements, block) = cell(self.kind);
         let Some(parting) = parting(self.kind) else { return };
         let mut whole = [0; 256];
-        let whole = &mut whole[..block];
-        for (cell, out) in out.chunks_exact_mut(elements).enumerate() {
-            let start = (strip * cells + cell) * block * LANES;
-            take(&parting, &self.data.bytes()[start..start + block * LANES], whole, lane);
-            self.kind.widen(whole, out);
+        let cells = self.cells(r / LANES).chunks_exact(block * LANES);
+        for (cell, out) in cells.zip(out.chunks_mut(elements)) {
+            take(&parting, cell, &mut whole[..block], r % LANES);
+            self.kind.widen(&whole[..out.len() * block / elements], out);
         }
     }
 
-    /// Whether products with it round activations to 8 bits; those with F16 and BF16 don't.
+    /// Whether products with it round activations to 8 bits.
     pub fn rounds(&self) -> bool {
         !matches!(self.kind, F16 | BF16)
     }
 
-    /// Whether elements are F16.
-    pub(crate) fn is_f16(&self) -> bool {
-        self.kind == F16
+    /// Whether it can be multiplied as pairs of bf16.
+    pub fn has_pairs(&self) -> bool {
+        self.kind == BF16 && self.cols.is_multiple_of(2)
     }
 
     /// Elements of a cell.
     pub(crate) fn cell(&self) -> usize {
-        self.kind.elements()
+        cell(self.kind).0
     }
 
     /// Scales of the weights in a group of 32: one or two.
@@ -196,11 +196,23 @@ impl Strips {
         matches!(self.kind, Q4_1 | Q5_1 | Q2_K | Q4_K | Q5_K)
     }
 
-    /// Where the cells of a strip begin.
+    /// The cells of a strip.
     pub(crate) fn cells(&self, strip: usize) -> &[u8] {
-        let len = self.cols / self.kind.elements() * self.kind.bytes() * LANES;
-        &self.data.bytes()[strip * len..(strip + 1) * len]
+        self.cells_of(strip, 0..self.cols)
     }
+
+    /// Those of a strip that hold these columns, whole cells.
+    pub(crate) fn cells_of(&self, strip: usize, columns: Range<usize>) -> &[u8] {
+        let (elements, bytes) = cell(self.kind);
+        let at = |column: usize| column.div_ceil(elements) * bytes * LANES;
+        let start = strip * at(self.cols);
+        &self.data.bytes()[start + at(columns.start)..start + at(columns.end)]
+    }
+}
+
+/// Elements and bytes of a row in a cell.
+fn cell(kind: BlockType) -> (usize, usize) {
+    if kind == BF16 { (2, 4) } else { (kind.elements(), kind.bytes()) }
 }
 
 fn as_bytes(words: &mut [f32]) -> &mut [u8] {

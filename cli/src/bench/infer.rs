@@ -8,12 +8,13 @@ use std::time::Instant;
 
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
-use compute::Cpu;
 use compute::cpu::peak;
 use compute::kv::{KvPages, KvSequence, KvType, PAGE};
+use compute::parameters::Parameter;
 use compute::rng::Rng;
 use compute::tape::Workspace;
-use compute::tensor::DType;
+use compute::tensor::{DType, Tensor};
+use compute::{Cpu, Isa};
 use model::transformer::{Step, Transformer};
 use serde::Serialize;
 use serde_json::Value;
@@ -76,6 +77,7 @@ struct Limits {
     threads: usize,
     byte_ops_per_s: f64,
     f32_flops_per_s: f64,
+    bf16_flops_per_s: f64,
     bytes_per_s: f64,
 }
 
@@ -121,10 +123,10 @@ pub fn infer(args: &BenchInferArgs, common: &Common) -> Result<Value, Failure> {
     // Memory is read before the limits are measured, which takes a gigabyte.
     let peak_rss_bytes = crate::progress::peak_rss_bytes();
     let limits: Vec<Limits> = cpus.iter().map(|cpu| Limits::of(cpu)).collect();
-    let quantised = work(&model).2 && !args.model.exact;
+    let operands = operands(&model, args.model.exact);
     for test in &mut tests {
         let limit = limits.iter().find(|l| l.threads == test.threads);
-        limit.into_iter().for_each(|limit| test.compare(limit, quantised));
+        limit.into_iter().for_each(|limit| test.compare(limit, operands));
     }
     if !common.json {
         show(&tests, &limits);
@@ -147,6 +149,7 @@ impl Limits {
             threads: cpu.pool.threads(),
             byte_ops_per_s: peak::byte_ops(cpu),
             f32_flops_per_s: peak::f32_flops(cpu),
+            bf16_flops_per_s: peak::bf16_flops(cpu),
             bytes_per_s: peak::read_bandwidth(cpu),
         }
     }
@@ -154,8 +157,12 @@ impl Limits {
 
 impl Test {
     /// Fills in the shares.
-    fn compare(&mut self, l: &Limits, quantised: bool) {
-        let most = if quantised { l.byte_ops_per_s } else { l.f32_flops_per_s };
+    fn compare(&mut self, l: &Limits, operands: Operands) {
+        let most = match operands {
+            Operands::Bytes => l.byte_ops_per_s,
+            Operands::Bf16 => l.bf16_flops_per_s,
+            Operands::F32 => l.f32_flops_per_s,
+        };
         let share = |flops: f64, bytes: f64| (flops / most).max(bytes / l.bytes_per_s);
         self.share_of_limit = share(self.flops_per_s, self.bytes_per_s);
         for o in &mut self.profile {
@@ -222,7 +229,7 @@ impl Bench<'_> {
         seconds.sort_by(f64::total_cmp);
         let median = seconds[seconds.len() / 2];
 
-        let (flops, weights, _) = work(self.model);
+        let (flops, weights) = work(self.model);
         let steps = if prompt { n.div_ceil(CHUNK) } else { n } as f64;
         let position = pages.bytes() as f64 / (pages.total_pages() * PAGE) as f64;
         let kept = (batch * (depth + n / 2)) as f64 * position;
@@ -255,19 +262,39 @@ impl Bench<'_> {
     }
 }
 
-/// Of a token: operations of products with weights and, of one step, bytes of weights; and whether
-/// most of them are quantised.
-fn work(model: &Transformer) -> (f64, f64, bool) {
+/// What most products multiply.
+#[derive(Clone, Copy, PartialEq)]
+enum Operands {
+    Bytes,
+    Bf16,
+    F32,
+}
+
+fn operands(model: &Transformer, exact: bool) -> Operands {
+    let pairs = peak::multiplies_bf16(Isa::detect());
+    let of = |p: &Parameter| match p.value.strips() {
+        _ if exact => Operands::F32,
+        Some(w) if w.rounds() => Operands::Bytes,
+        Some(w) if w.has_pairs() && pairs => Operands::Bf16,
+        _ => Operands::F32,
+    };
+    let count =
+        |kind| multiplied(model).filter(|p| of(p) == kind).map(|p| p.value.len()).sum::<usize>();
+    let kinds = [Operands::F32, Operands::Bf16, Operands::Bytes];
+    kinds.into_iter().max_by_key(|kind| count(*kind)).unwrap_or(Operands::F32)
+}
+
+/// The weights that every token is multiplied with.
+fn multiplied(model: &Transformer) -> impl Iterator<Item = &Parameter> {
     let embeds = !model.config().tie_word_embeddings;
-    let matrices = (model.parameters.iter())
-        .filter(|p| !(p.vector || embeds && p.name.ends_with("embed_tokens.weight")));
-    let (mut elements, mut bytes, mut quantised) = (0, 0, 0);
-    for p in matrices {
-        elements += p.value.len();
-        bytes += p.value.bytes();
-        quantised += p.value.strips().filter(|w| w.rounds()).map_or(0, |_| p.value.len());
-    }
-    (2.0 * elements as f64, bytes as f64, 2 * quantised > elements)
+    (model.parameters.iter())
+        .filter(move |p| !(p.vector || embeds && p.name.ends_with("embed_tokens.weight")))
+}
+
+/// Of a token: operations of products with weights and, of one step, bytes of weights.
+fn work(model: &Transformer) -> (f64, f64) {
+    let sum = |of: fn(&Tensor) -> usize| multiplied(model).map(|p| of(&p.value)).sum::<usize>();
+    (2.0 * sum(Tensor::len) as f64, sum(Tensor::bytes) as f64)
 }
 
 fn show(tests: &[Test], limits: &[Limits]) {
@@ -292,9 +319,10 @@ fn show(tests: &[Test], limits: &[Limits]) {
     common::say(&table.trim_fmt());
     for l in limits {
         common::say(&format!(
-            "{} threads can do {:.0} GOP/s of bytes, {:.0} GFLOP/s in f32, {:.1} GB/s.",
+            "{} threads can do {:.0} GOP/s of bytes, {:.0} GFLOP/s in bf16, {:.0} in f32, {:.1} GB/s.",
             l.threads,
             l.byte_ops_per_s / 1e9,
+            l.bf16_flops_per_s / 1e9,
             l.f32_flops_per_s / 1e9,
             l.bytes_per_s / 1e9
         ));

@@ -81,6 +81,23 @@ pub enum Rows<'a> {
     },
 }
 
+impl<'a> Rows<'a> {
+    fn operand(self, m: usize, k: usize) -> Operand<'a> {
+        match self {
+            Rows::F32 { data, stride } => {
+                let a = Mat { data, stride, transposed: false };
+                a.check(m, k);
+                Operand::F32(a)
+            }
+            Rows::Bf16 { data, stride } => {
+                let a = Mat { data, stride, transposed: false };
+                a.check(m, k);
+                Operand::Bf16(a)
+            }
+        }
+    }
+}
+
 /// A right operand `[k, n]` packed for the kernel: weights, packed once for many products.
 pub struct Packed {
     k: usize,
@@ -190,35 +207,24 @@ pub fn gemm_packed(
     accumulate: bool,
 ) {
     assert!(b.valid && b.k == k && b.n == n, "the packed operand is [{}, {}]", b.k, b.n);
-    let a = match a {
-        Rows::F32 { data, stride } if !b.bf16 => {
-            let a = Mat { data, stride, transposed: false };
-            a.check(m, k);
-            Operand::F32(a)
-        }
-        Rows::Bf16 { data, stride } if b.bf16 => {
-            let a = Mat { data, stride, transposed: false };
-            a.check(m, k);
-            Operand::Bf16(a)
-        }
-        _ => panic!("a product of f32 and bf16 operands"),
-    };
-    product(cpu, [m, n, k], a, Factor::Packed(&b.panels), c, ldc, accumulate);
+    assert_eq!(matches!(a, Rows::Bf16 { .. }), b.bf16, "a product of f32 and bf16 operands");
+    product(cpu, [m, n, k], a.operand(m, k), Factor::Packed(&b.panels), c, ldc, accumulate);
 }
 
-/// As [`gemm`], with the right operand `wᵀ` of a matrix `w` `[n, k]` of any type, widened block by block: the
-/// same bits as if it were widened before.
+/// As [`gemm`], with the right operand `wᵀ` of a matrix `w` `[n, k]` of any type. Rows of f32 meet it widened block by
+/// block: the same bits as if it were widened before. Rows of bf16 meet pairs as they lie. `a` has no gaps.
 ///
 /// # Panics
-/// If lengths don't agree.
-pub fn gemm_strips(cpu: &Cpu, m: usize, a: &[f32], w: &Strips, c: &mut [f32], accumulate: bool) {
+/// If lengths don't agree, or rows are bf16 and `w` has no pairs.
+pub fn gemm_strips(cpu: &Cpu, m: usize, a: Rows<'_>, w: &Strips, c: &mut [f32], accumulate: bool) {
     let (n, k) = (w.rows(), w.cols());
-    let mat = Mat { data: a, stride: k, transposed: false };
-    mat.check(m, k);
+    let operand = a.operand(m, k);
+    let (Rows::F32 { stride, .. } | Rows::Bf16 { stride, .. }) = a;
+    assert!(stride == k && (w.has_pairs() || matches!(a, Rows::F32 { .. })), "{m} rows by {w:?}");
     if m <= few::ROWS && !w.rounds() {
-        return few::product(cpu, &a[..m * k], w, c, accumulate);
+        return few::product(cpu, m, a, w, c, accumulate);
     }
-    product(cpu, [m, n, k], Operand::F32(mat), Factor::Strips(w), c, n, accumulate);
+    product(cpu, [m, n, k], operand, Factor::Strips(w), c, n, accumulate);
 }
 
 /// `c = a w`, or `c += a w`: `a` `[m, n]`, `w` `[n, k]` of any type, `c` `[m, k]`; some rows of `w` at a time are
@@ -283,7 +289,7 @@ enum Factor<'a> {
     Loose(Operand<'a>),
     /// It was packed before, all of it.
     Packed(&'a [Line]),
-    /// Each task widens what it needs of it, block by block.
+    /// Each task widens what it needs of it, or copies pairs, block by block.
     Strips(&'a Strips),
 }
 
@@ -410,22 +416,31 @@ fn pieces(range: &Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>
     range.clone().step_by(len).map(move |start| start..end.min(start + len))
 }
 
-/// Widens `k` of some panels, whole cells, into the first words of `out`, as [`pack_block`] would.
+/// Widens `k` of some panels, whole cells, into the first words of `out`, as [`pack_block`] would; or copies pairs.
 #[inline(always)]
-unsafe fn widen_block<S: Bytes>(
+unsafe fn unpack_block<S: Bytes, const PAIRS: bool>(
     w: &Strips,
     panels: Range<usize>,
     k: Range<usize>,
     out: &mut [f32],
 ) {
     let strips = w.rows().div_ceil(LANES);
+    let steps = steps(k.len(), PAIRS);
     for strip in panels.start * S::TILE_VECTORS..strips.min(panels.end * S::TILE_VECTORS) {
         let (panel, line) = (strip / S::TILE_VECTORS - panels.start, strip % S::TILE_VECTORS);
-        let at = |k: usize| k / w.cell() * w.kind().bytes() * LANES;
-        let from = &w.cells(strip)[at(k.start)..at(k.end)];
-        let to = out[(panel * k.len() * S::TILE_VECTORS + line) * LANES..].as_mut_ptr();
-        // SAFETY: so many columns, and as many lines of the panel.
-        unsafe { widen::<S>(w.kind(), from.as_ptr(), k.len(), to, S::TILE_VECTORS * LANES) };
+        let from = w.cells_of(strip, k.clone());
+        let to = out[(panel * steps * S::TILE_VECTORS + line) * LANES..].as_mut_ptr();
+        // SAFETY: so many columns or pairs, and as many lines of the panel.
+        unsafe {
+            if PAIRS {
+                for i in 0..steps {
+                    let pairs = S::load(from.as_ptr().cast::<f32>().add(i * LANES));
+                    S::store(to.add(i * S::TILE_VECTORS * LANES), pairs);
+                }
+            } else {
+                widen::<S>(w.kind(), from.as_ptr(), steps, to, S::TILE_VECTORS * LANES)
+            }
+        }
     }
 }
 
@@ -444,13 +459,13 @@ fn room(lines: &mut Vec<Line>, len: usize) -> &mut [f32] {
 unsafe fn multiply_area<S: Bytes, const PAIRS: bool>(f: &Factors<'_>, area: &Area) {
     let unit = if PAIRS { 2 } else { 1 };
     let (mut left, mut right) = BLOCKS.take();
-    let cell = if let Factor::Strips(w) = f.b { w.cell() } else { 1 };
-    let cells = f.steps / cell;
+    let cell = if let Factor::Strips(w) = f.b { w.cell() / unit } else { 1 };
+    let cells = f.steps.div_ceil(cell);
     let (width, panel) = (f.rows.width(), f.columns.width());
     let blocks = cells.div_ceil(BLOCK.div_ceil(cell)).max(1);
     for block in 0..blocks {
         let start = block * cells / blocks * cell;
-        let steps = (block + 1) * cells / blocks * cell - start;
+        let steps = f.steps.min((block + 1) * cells / blocks * cell) - start;
         let k = start * unit..f.k.min((start + steps) * unit);
         let packed = match (&f.a, &f.b) {
             // Nothing has to be packed anew for the next panel.
@@ -481,7 +496,7 @@ unsafe fn multiply_area<S: Bytes, const PAIRS: bool>(f: &Factors<'_>, area: &Are
                     }
                     Factor::Strips(w) => {
                         let right = room(&mut right, right_len);
-                        widen_block::<S>(w, panels.clone(), k.clone(), right)
+                        unpack_block::<S, PAIRS>(w, panels.clone(), k.clone(), right)
                     }
                     _ => {}
                 }

@@ -195,12 +195,9 @@ unsafe impl<const DOT: bool> Simd for Arm<DOT> {
         unsafe { Self::splat(p.cast::<f32>().read_unaligned()) }
     }
     #[inline(always)]
-    unsafe fn dot_bf16(acc: Self::F, a: Self::F, b: Self::F) -> Self::F {
+    unsafe fn widen_pairs(v: Self::F) -> [Self::F; 2] {
         // SAFETY: see the impl.
-        unsafe {
-            let evens = each!(acc, a, b => vfmaq_f32(acc, even(a), even(b)));
-            each!(evens, a, b => vfmaq_f32(evens, odd(a), odd(b)))
-        }
+        unsafe { [each!(v => even(v)), each!(v => odd(v))] }
     }
 }
 

@@ -138,10 +138,16 @@ pub(crate) unsafe fn widen<S: Bytes>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        if matches!(kind, F16 | BF16) {
+        if kind == F16 {
             for k in 0..columns {
-                let wide = load_half::<S>(kind == F16, cells.cast::<u16>().add(k * LANES));
-                S::store(to.add(k * step), wide);
+                S::store(to.add(k * step), S::load_f16(cells.cast::<u16>().add(k * LANES)));
+            }
+        } else if kind == BF16 {
+            for k in (0..columns).step_by(2) {
+                let pairs = S::widen_pairs(S::load(cells.cast::<f32>().add(k / 2 * LANES)));
+                for (k, wide) in (k..columns).zip(pairs) {
+                    S::store(to.add(k * step), wide);
+                }
             }
         } else {
             ready::<S, Wide>(kind, cells, columns / kind.elements(), &mut Wide { to, step });
@@ -179,16 +185,6 @@ impl<S: Bytes> Sink<S> for Wide {
             }
         }
     }
-}
-
-/// Sixteen F16, or BF16, widened.
-///
-/// # Safety
-/// They are there; as for [`Bytes`].
-#[inline(always)]
-pub(crate) unsafe fn load_half<S: Bytes>(f16: bool, from: *const u16) -> S::F {
-    // SAFETY: the caller's promise.
-    unsafe { if f16 { S::load_f16(from) } else { S::load_bf16(from) } }
 }
 
 /// Takes `count` cells to where groups go, from group 0 on.

@@ -8,9 +8,10 @@ use crate::Cpu;
 use crate::arena::Arena;
 use crate::cpu::matmul::{Mat, Packed, Rows, gemm, gemm_bf16, gemm_packed, gemm_strips};
 use crate::cpu::matmul::{gemm_strips_turned, to_bf16};
-use crate::cpu::quantised;
+use crate::cpu::{peak, quantised};
 use crate::parameters::{Gradients, ParamId, Parameters};
 use crate::profile::Profile;
+use crate::strips::Strips;
 use crate::tensor::{DType, Tensor};
 
 /// Most rows of a quantised weight that are widened at a time on the way back.
@@ -76,8 +77,8 @@ impl Workspace {
         }
     }
 
-    /// Products with quantised weights are computed in f32 from now on, where passes that don't record round
-    /// activations to 8 bits: exact, slower.
+    /// Products with weights of fewer bits are computed in f32 from now on, where passes that don't record round
+    /// activations to 8 bits, or with BF16 to those where the CPU multiplies them: exact, slower.
     pub fn set_exact(&mut self, exact: bool) {
         self.exact = exact;
     }
@@ -197,8 +198,12 @@ impl Workspace {
                 quantised::product(&self.cpu, rows, &a.codes, &a.numbers, w, c, accumulate);
                 self.profile.stop(clock, "product, quantised", flops, moved + a.codes.len() / 4);
             } else {
-                gemm_strips(&self.cpu, rows, a.value, w, c, accumulate);
-                self.profile.stop(clock, "product", flops, moved + a.value.len());
+                let a = match self.narrowed(w) {
+                    Some(Narrow::Halves) => a.rows(),
+                    _ => Rows::F32 { data: a.value, stride: a.cols },
+                };
+                gemm_strips(&self.cpu, rows, a, w, c, accumulate);
+                self.profile.stop(clock, "product", flops, moved + rows * w.cols());
             }
             return;
         }
@@ -251,31 +256,48 @@ impl Workspace {
         copies
     }
 
+    /// What activations are narrowed to before products with a weight that stays as it was stored.
+    fn narrowed(&self, w: &Strips) -> Option<Narrow> {
+        let exact = self.exact || self.learns && !self.learn_rounded;
+        let halves = w.has_pairs() && peak::multiplies_bf16(self.cpu.isa);
+        match (w.rounds(), halves) {
+            _ if exact => None,
+            (true, _) => Some(Narrow::Bytes),
+            (_, true) => Some(Narrow::Halves),
+            _ => None,
+        }
+    }
+
     /// Makes the copy of `x`, `[rows, cols]`, that a product with `weight` reads, if there is none:
-    /// of 8 bits where that is quantised, of bf16 where products want those and it is f32.
+    /// of 8 bits where that is quantised, of bf16 where it is, or where products want those and it is f32.
     pub(super) fn copy_for(&mut self, weight: &Tensor, x: &[f32], copies: &mut Copies) {
-        if let Some(w) = weight.strips() {
-            if !w.rounds() || self.exact || self.learns && !self.learn_rounded {
-                return;
+        let narrow = match weight.strips() {
+            Some(w) => self.narrowed(w),
+            None => (self.products == DType::Bf16).then_some(Narrow::Halves),
+        };
+        match narrow {
+            None => {}
+            Some(Narrow::Bytes) => {
+                let cols = weight.cols();
+                copies.rounded.get_or_insert_with(|| {
+                    let clock = self.profile.start();
+                    let (rows, layout) = (x.len() / cols.max(1), quantised::Layout::new(cols));
+                    let mut codes = self.codes.take(rows * layout.codes());
+                    let mut numbers = self.floats.take(rows * layout.numbers());
+                    quantised::quantise(&self.cpu, x, cols, &mut codes, &mut numbers);
+                    self.profile.stop(clock, "round to 8 bits", 0.0, x.len() * 3 / 2);
+                    Rounded { codes, numbers }
+                });
             }
-            let cols = weight.cols();
-            copies.rounded.get_or_insert_with(|| {
-                let clock = self.profile.start();
-                let (rows, layout) = (x.len() / cols.max(1), quantised::Layout::new(cols));
-                let mut codes = self.codes.take(rows * layout.codes());
-                let mut numbers = self.floats.take(rows * layout.numbers());
-                quantised::quantise(&self.cpu, x, cols, &mut codes, &mut numbers);
-                self.profile.stop(clock, "round to 8 bits", 0.0, x.len() * 3 / 2);
-                Rounded { codes, numbers }
-            });
-        } else if self.products == DType::Bf16 {
-            copies.half.get_or_insert_with(|| {
-                let clock = self.profile.start();
-                let mut half = self.halves.take(x.len());
-                to_bf16(&self.cpu, x, &mut half);
-                self.profile.stop(clock, "round to bf16", 0.0, x.len() * 3 / 2);
-                half
-            });
+            Some(Narrow::Halves) => {
+                copies.half.get_or_insert_with(|| {
+                    let clock = self.profile.start();
+                    let mut half = self.halves.take(x.len());
+                    to_bf16(&self.cpu, x, &mut half);
+                    self.profile.stop(clock, "round to bf16", 0.0, x.len() * 3 / 2);
+                    half
+                });
+            }
         }
     }
 
@@ -287,6 +309,14 @@ impl Workspace {
             self.floats.give(numbers);
         }
     }
+}
+
+/// What activations are narrowed to before a product.
+enum Narrow {
+    /// 8 bits ([`quantised::quantise`]).
+    Bytes,
+    /// bf16.
+    Halves,
 }
 
 /// A value in the forms that products read.

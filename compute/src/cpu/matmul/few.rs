@@ -1,12 +1,14 @@
-//! Few rows by F16 or BF16 weights, where reading the weights sets the pace: they are widened on
-//! the way to the multiply-add, eight strips at a time, so that enough chains are in flight.
+//! Few rows by F16 or BF16 weights, where reading the weights sets the pace: they are multiplied as they come, or
+//! widened on the way to the multiply-add, eight strips at a time, so that enough chains are in flight.
 #![allow(unsafe_code)]
 
+use super::Rows;
+use crate::blocks::BlockType;
 use crate::bytes::Bytes;
 use crate::cpu::Cpu;
 use crate::cpu::rows::Parts;
 use crate::simd::LANES;
-use crate::strips::{Strips, load_half};
+use crate::strips::Strips;
 
 /// Most rows.
 pub(super) const ROWS: usize = 16;
@@ -17,10 +19,9 @@ const TASK: usize = 1 << 16;
 
 /// `c = a wᵀ`, or `c += …`, as [`gemm_strips`](super::gemm_strips), whose lengths are checked. Each
 /// output is one chain over k in ascending order, as everywhere.
-pub(super) fn product(cpu: &Cpu, a: &[f32], w: &Strips, c: &mut [f32], more: bool) {
+pub(super) fn product(cpu: &Cpu, rows: usize, a: Rows<'_>, w: &Strips, c: &mut [f32], more: bool) {
     let (n, k) = (w.rows(), w.cols());
-    let rows = c.len() / n.max(1);
-    assert!(c.len() == rows * n && a.len() == rows * k && rows <= ROWS);
+    assert!(c.len() == rows * n && rows <= ROWS);
     let groups = n.div_ceil(STRIPS * LANES);
     let tasks = (n * k / TASK).clamp(1, cpu.pool.threads() * 4).min(groups);
     let c = Parts::new(c);
@@ -37,7 +38,8 @@ pub(super) fn product(cpu: &Cpu, a: &[f32], w: &Strips, c: &mut [f32], more: boo
 /// What a task computes.
 struct Area<'a> {
     rows: usize,
-    a: &'a [f32],
+    /// Rows without gaps.
+    a: Rows<'a>,
     w: &'a Strips,
     columns: std::ops::Range<usize>,
     c: *mut f32,
@@ -82,12 +84,12 @@ unsafe fn strips<S: Bytes, const R: usize, const V: usize>(
     column: usize,
 ) -> usize {
     let (w, n, k) = (area.w, area.w.rows(), area.w.cols());
-    let (a, c) = (area.a[row * k..(row + R) * k].as_ptr(), area.c.wrapping_add(row * n));
-    let mut from = [std::ptr::null::<u16>(); V];
+    let c = area.c.wrapping_add(row * n);
+    let mut from = [std::ptr::null::<u8>(); V];
     for (v, from) in from.iter_mut().enumerate() {
-        *from = w.cells(column / LANES + v).as_ptr().cast();
+        *from = w.cells(column / LANES + v).as_ptr();
     }
-    // SAFETY: strips have k rows of 16 halves; columns past the end are neither read nor written.
+    // SAFETY: strips have k rows of 16 halves, or of pairs; columns past the end are neither read nor written.
     unsafe {
         let mut sums = [[S::splat(0.0); V]; R];
         if area.more {
@@ -98,12 +100,40 @@ unsafe fn strips<S: Bytes, const R: usize, const V: usize>(
                 }
             }
         }
-        let f16 = w.is_f16();
-        for i in 0..k {
-            for (v, from) in from.iter().enumerate() {
-                let half = load_half::<S>(f16, from.add(i * LANES));
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    sums[v] = S::fma(S::splat(*a.add(r * k + i)), half, sums[v]);
+        match area.a {
+            Rows::Bf16 { data, .. } => {
+                let a = data[row * k..(row + R) * k].as_ptr();
+                for i in (0..k).step_by(2) {
+                    for (v, from) in from.iter().enumerate() {
+                        let pairs = S::load(from.cast::<f32>().add(i / 2 * LANES));
+                        for (r, sums) in sums.iter_mut().enumerate() {
+                            sums[v] = S::dot_bf16(sums[v], S::splat_pair(a.add(r * k + i)), pairs);
+                        }
+                    }
+                }
+            }
+            Rows::F32 { data, .. } if w.kind() == BlockType::F16 => {
+                let a = data[row * k..(row + R) * k].as_ptr();
+                for i in 0..k {
+                    for (v, from) in from.iter().enumerate() {
+                        let half = S::load_f16(from.cast::<u16>().add(i * LANES));
+                        for (r, sums) in sums.iter_mut().enumerate() {
+                            sums[v] = S::fma(S::splat(*a.add(r * k + i)), half, sums[v]);
+                        }
+                    }
+                }
+            }
+            Rows::F32 { data, .. } => {
+                let a = data[row * k..(row + R) * k].as_ptr();
+                for i in (0..k).step_by(2) {
+                    for (v, from) in from.iter().enumerate() {
+                        let pairs = S::load(from.cast::<f32>().add(i / 2 * LANES));
+                        for (i, half) in (i..k).zip(S::widen_pairs(pairs)) {
+                            for (r, sums) in sums.iter_mut().enumerate() {
+                                sums[v] = S::fma(S::splat(*a.add(r * k + i)), half, sums[v]);
+                            }
+                        }
+                    }
                 }
             }
         }

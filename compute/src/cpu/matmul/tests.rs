@@ -200,7 +200,7 @@ fn narrow_weights_give_the_bits_of_widened_ones() {
         cpu.isa = isa;
         for (i, kind) in KINDS.into_iter().chain([F16, BF16]).enumerate() {
             let shapes = match kind.elements() {
-                1 => [(7, 40), (70, 1040), (33, 1024), (300, 64)],
+                1 => [(7, 40), (70, 1039), (33, 1024), (300, 65)],
                 _ => [(7, 256), (70, 1280), (33, 512), (300, 768)],
             };
             for (j, (n, k)) in shapes.into_iter().enumerate() {
@@ -213,7 +213,8 @@ fn narrow_weights_give_the_bits_of_widened_ones() {
 
                 let x: Vec<f32> = (0..m * k).map(|_| rng.normal()).collect();
                 let (mut y, mut want) = (vec![1.0; m * n], vec![1.0; m * n]);
-                gemm_strips(&cpu, m, &x, &w, &mut y, true);
+                let rows = Rows::F32 { data: &x, stride: k };
+                gemm_strips(&cpu, m, rows, &w, &mut y, true);
                 let a = Mat { data: &x[..], stride: k, transposed: false };
                 let b = Mat { data: &wide[..], stride: k, transposed: true };
                 gemm(&cpu, m, n, k, a, b, &mut want, n, true);
@@ -227,6 +228,36 @@ fn narrow_weights_give_the_bits_of_widened_ones() {
                 let b = Mat { data: &wide[..], stride: k, transposed: false };
                 gemm(&cpu, m, k, n, a, b, &mut want, k, j % 2 == 0);
                 assert_eq!(dx, want, "{label}, turned");
+            }
+        }
+    }
+}
+
+/// Pairs of a BF16 weight where it lies give the bits of packed ones, for few rows and for many.
+#[test]
+fn pairs_give_the_bits_of_packed_ones() {
+    use crate::blocks::BlockType::BF16;
+    use crate::strips::tests::{random, strips};
+    let mut rng = crate::rng::Rng::new(8);
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
+        let mut cpu = Cpu::new(2);
+        cpu.isa = isa;
+        for (n, k) in [(7, 40), (70, 1038), (33, 1024), (300, 66)] {
+            let data = random(BF16, n, k, &mut rng);
+            let w = strips(&cpu, BF16, n, k, &data);
+            let b: Vec<u16> =
+                data.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b)).collect();
+            let b = Mat { data: &b[..], stride: k, transposed: true };
+            for m in [1, 2, 3, 5, 16, 40] {
+                let x: Vec<f32> = (0..m * k).map(|_| rng.normal()).collect();
+                let mut half = vec![0; m * k];
+                to_bf16(&cpu, &x, &mut half);
+                let (mut y, mut want) = (vec![1.0; m * n], vec![1.0; m * n]);
+                let rows = Rows::Bf16 { data: &half, stride: k };
+                gemm_strips(&cpu, m, rows, &w, &mut y, true);
+                let a = Mat { data: &half[..], stride: k, transposed: false };
+                gemm_bf16(&cpu, m, n, k, a, b, &mut want, n, true);
+                assert_eq!(y, want, "{m} x {k} x {n}, {}", isa.name());
             }
         }
     }
