@@ -210,6 +210,10 @@ impl<'a, T: Element> SliceMut<'a, T> {
         self.len == 0
     }
 
+    pub(crate) fn memory(&self) -> &'a Arc<Memory> {
+        self.memory
+    }
+
     /// To read.
     pub fn as_slice(&self) -> Slice<'_, T> {
         Slice { memory: self.memory, start: self.start, len: self.len, element: PhantomData }

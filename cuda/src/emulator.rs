@@ -263,3 +263,6 @@ fn build(source: usize) -> Result<PathBuf, Error> {
         Err(error) => Err(failed(format!("the C++ compiler could not be run: {error}"))),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -89,9 +89,10 @@ impl<'a, T: Element> From<&Slice<'a, T>> for Arg<'a> {
     }
 }
 
-impl<'a, T: Element> From<&'a SliceMut<'_, T>> for Arg<'a> {
-    fn from(slice: &'a SliceMut<'_, T>) -> Arg<'a> {
-        Arg::from(&slice.as_slice())
+impl<'a, T: Element> From<&SliceMut<'a, T>> for Arg<'a> {
+    fn from(slice: &SliceMut<'a, T>) -> Arg<'a> {
+        let kind = Kind::Pointer(size_of::<T>() as u8);
+        Arg { kind, bits: slice.as_slice().address(), memory: Some(slice.memory()) }
     }
 }
 
@@ -101,8 +102,8 @@ impl<'a, T: Element> From<&Option<Slice<'a, T>>> for Arg<'a> {
     }
 }
 
-impl<'a, T: Element> From<&'a Option<SliceMut<'_, T>>> for Arg<'a> {
-    fn from(slice: &'a Option<SliceMut<'_, T>>) -> Arg<'a> {
+impl<'a, T: Element> From<&Option<SliceMut<'a, T>>> for Arg<'a> {
+    fn from(slice: &Option<SliceMut<'a, T>>) -> Arg<'a> {
         slice.as_ref().map_or(Arg::null::<T>(), Arg::from)
     }
 }

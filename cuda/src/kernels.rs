@@ -18,8 +18,8 @@ pub const DEVICE: &str = include_str!("kernels/device.h");
 
 /// Sources by name; `"x.cu" after "y.h"` puts another file before one.
 macro_rules! sources {
-    ($($name:literal $(after $header:literal)?,)*) => {
-        &[$(Source {
+    ($($(#[$only:meta])? $name:literal $(after $header:literal)?,)*) => {
+        &[$($(#[$only])? Source {
             name: $name,
             text: concat!(
                 $(include_str!(concat!("kernels/", $header)),)?
@@ -33,6 +33,8 @@ macro_rules! sources {
 #[rustfmt::skip]
 pub const SOURCES: &[Source] = sources![
     "update.cu",
+    #[cfg(feature = "emulator")]
+    "probe.cu",
 ];
 
 /// A kernel.
