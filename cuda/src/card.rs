@@ -41,7 +41,8 @@ unsafe impl Sync for Card {}
 #[derive(Default)]
 struct Functions {
     modules: HashMap<usize, sys::CUmodule>,
-    functions: HashMap<&'static str, sys::CUfunction>,
+    /// By source and name.
+    functions: HashMap<(usize, &'static str), sys::CUfunction>,
 }
 
 /// A recorded graph, ready to be launched.
@@ -281,7 +282,7 @@ impl Card {
     /// The function of a kernel, compiled and loaded with its source when it is first asked for.
     fn function(&self, kernel: &Kernel) -> Result<sys::CUfunction, Error> {
         let mut loaded = self.functions.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(function) = loaded.functions.get(kernel.name) {
+        if let Some(function) = loaded.functions.get(&(kernel.source, kernel.name)) {
             return Ok(*function);
         }
         let doing = || format!("loading of {}", kernel.name);
@@ -306,7 +307,7 @@ impl Card {
             check(sys::cuModuleGetFunction(&mut function, module, name.as_ptr()), doing)?;
             self.allow_shared(function, doing)?;
         }
-        loaded.functions.insert(kernel.name, function);
+        loaded.functions.insert((kernel.source, kernel.name), function);
         Ok(function)
     }
 

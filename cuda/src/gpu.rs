@@ -270,7 +270,7 @@ impl Gpu {
     /// were `SliceMut`.
     pub(crate) unsafe fn launch(
         &self,
-        name: &'static str,
+        name: &str,
         shape: Shape,
         args: &[Arg<'_>],
     ) -> Result<(), Error> {

@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 pub struct Source {
     /// Its file's name.
     pub name: &'static str,
+    /// What its kernels' names end in besides, where a file is compiled several times.
+    pub variant: &'static str,
     /// Its text.
     pub text: &'static str,
 }
@@ -16,12 +18,16 @@ pub struct Source {
 /// What stands before every source.
 pub const DEVICE: &str = include_str!("kernels/device.h");
 
-/// Sources by name; `"x.cu" after "y.h"` puts another file before one.
+/// Sources by name; `"x.cu" after "y.h"` puts another file before one, and `as "_v" with "A B"` makes
+/// the variant in which A is defined as B: its kernels' names end in `_v`.
 macro_rules! sources {
-    ($($(#[$only:meta])? $name:literal $(after $header:literal)?,)*) => {
+    ($($(#[$only:meta])? $name:literal $(after $header:literal)?
+        $(as $variant:literal with $($define:literal)*)?,)*) => {
         &[$($(#[$only])? Source {
             name: $name,
+            variant: concat!($($variant)?),
             text: concat!(
+                $($("#define ", $define, "\n",)*)?
                 $(include_str!(concat!("kernels/", $header)),)?
                 include_str!(concat!("kernels/", $name)),
             ),
@@ -42,7 +48,7 @@ pub const SOURCES: &[Source] = sources![
 pub struct Kernel {
     /// Index into [`SOURCES`].
     pub source: usize,
-    /// Its name.
+    /// Its name in the source.
     pub name: &'static str,
     /// What it takes; `Err` for a parameter of a kind that isn't known.
     pub parameters: Vec<Result<Kind, &'static str>>,
@@ -89,12 +95,13 @@ impl Kind {
     }
 }
 
-/// The kernel of a name.
+/// The kernel of a name, which ends in its source's variant.
 pub fn find(name: &str) -> Option<&'static Kernel> {
-    static ALL: OnceLock<HashMap<&'static str, Kernel>> = OnceLock::new();
+    static ALL: OnceLock<HashMap<String, Kernel>> = OnceLock::new();
     ALL.get_or_init(|| {
         let kernels = SOURCES.iter().enumerate().flat_map(|(i, source)| of(i, source.text));
-        kernels.map(|kernel| (kernel.name, kernel)).collect()
+        let named = |k: Kernel| (format!("{}{}", k.name, SOURCES[k.source].variant), k);
+        kernels.map(named).collect()
     })
     .get(name)
 }
@@ -141,7 +148,8 @@ mod tests {
                 for parameter in &kernel.parameters {
                     assert!(parameter.is_ok(), "{}: {parameter:?}", kernel.name);
                 }
-                assert_eq!(names.insert(kernel.name, i), None, "{} twice", kernel.name);
+                let name = format!("{}{}", kernel.name, source.variant);
+                assert_eq!(names.insert(name, i), None, "{} twice", kernel.name);
             }
         }
     }

@@ -369,21 +369,43 @@ inline float from_f16(uint16_t x) {
   return __uint_as_float(sign | (exponent + 112) << 23 | mantissa << 13);
 }
 
-inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+// To the nearest, ties to even.
+inline uint16_t to_f16(float x) {
+  unsigned bits = __float_as_uint(x), sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
+  if (size > 0x7f800000u) return 0x7fff;
+  if (size >= 0x477ff000u) return uint16_t(sign | 0x7c00);
+  // Below the smallest normal number, units are of 2^-24.
+  if (size < 0x38800000u) return uint16_t(sign | unsigned(nearbyintf(fabsf(x) * 16777216.0f)));
+  size -= 112u << 23;
+  return uint16_t(sign | (size + 0xfff + (size >> 13 & 1)) >> 13);
+}
+
+inline float f16(uint32_t pair, unsigned upper) { return from_f16(uint16_t(upper ? pair >> 16 : pair)); }
+
+template <float (*number)(uint32_t, unsigned)>
+inline void mma_halves(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   Fragments mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
   exchange(FULL, mine, [&](auto other, unsigned lane) {
     unsigned group = lane / 4, pair = 2 * (lane % 4);
     for (unsigned k = 0; k < 16; k++) {
       Fragments rows = other(4 * group + k % 8 / 2);
-      float upper = bf16(rows.a[k < 8 ? 0 : 2], k & 1), lower = bf16(rows.a[k < 8 ? 1 : 3], k & 1);
+      float upper = number(rows.a[k < 8 ? 0 : 2], k & 1), lower = number(rows.a[k < 8 ? 1 : 3], k & 1);
       for (unsigned j = 0; j < 2; j++) {
-        float column = bf16(other(4 * (pair + j) + k % 8 / 2).b[k / 8], k & 1);
+        float column = number(other(4 * (pair + j) + k % 8 / 2).b[k / 8], k & 1);
         d[j] = fmaf(upper, column, d[j]);
         d[2 + j] = fmaf(lower, column, d[2 + j]);
       }
     }
     return 0;
   });
+}
+
+inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  mma_halves<bf16>(d, a, b);
+}
+
+inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  mma_halves<f16>(d, a, b);
 }
 
 inline void mma_s8(int (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
