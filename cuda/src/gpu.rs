@@ -68,9 +68,9 @@ impl Shape {
         Shape { shared: bytes, ..self }
     }
 
-    /// For a kernel whose threads stride over `elements` until all are done.
+    /// For a kernel whose threads stride over `elements`, four at a time, until all are done.
     pub fn over(elements: usize) -> Shape {
-        Shape::new(elements.div_ceil(256).min(4096), 256)
+        Shape::new(elements.div_ceil(4 * 256).min(1 << 14), 256)
     }
 }
 
@@ -428,9 +428,17 @@ impl Gpu {
         if self.records() { Err(Error::Recording(what)) } else { Ok(()) }
     }
 
+    /// Work is about to use memory, which a graph then keeps.
+    ///
+    /// # Panics
+    /// If it is another card's.
     fn uses<'a>(&self, memory: impl IntoIterator<Item = &'a Arc<Memory>>) {
-        if self.records() {
-            self.recording().used.extend(memory.into_iter().cloned());
+        let records = self.records();
+        for memory in memory {
+            assert!(Arc::ptr_eq(&self.0, &memory.gpu.0), "memory of another card");
+            if records {
+                self.recording().used.push(memory.clone());
+            }
         }
     }
 

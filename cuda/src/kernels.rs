@@ -38,6 +38,14 @@ macro_rules! sources {
 /// All sources.
 #[rustfmt::skip]
 pub const SOURCES: &[Source] = sources![
+    "bias.cu" after "columns.h",
+    "cap.cu",
+    "dropout.cu",
+    "gated.cu",
+    "heads.cu" after "columns.h",
+    "layer_norm.cu" after "columns.h",
+    "norm.cu" after "columns.h",
+    "rows.cu",
     "update.cu",
     #[cfg(feature = "emulator")]
     "probe.cu",

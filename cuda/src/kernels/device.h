@@ -84,6 +84,61 @@ DEVICE uint32_t pack_f16(float low, float high) {
 #endif
 }
 
+// ---- Four neighbours at a time: one access where they are aligned and inside.
+
+struct Four {
+  float at[4];
+};
+
+// x[i..i + 4], zeros from n on.
+DEVICE Four load4(const float* x, size_t i, size_t n) {
+  if (i + 4 <= n && reinterpret_cast<size_t>(x + i) % 16 == 0) {
+    float4 v = *reinterpret_cast<const float4*>(x + i);
+    return {{v.x, v.y, v.z, v.w}};
+  }
+  Four v;
+  for (uint32_t j = 0; j < 4; j++) v.at[j] = i + j < n ? x[i + j] : 0.0f;
+  return v;
+}
+
+// y[i..i + 4] = v, what is from n on not.
+DEVICE void store4(float* y, size_t i, size_t n, const Four& v) {
+  if (i + 4 <= n && reinterpret_cast<size_t>(y + i) % 16 == 0) {
+    *reinterpret_cast<float4*>(y + i) = make_float4(v.at[0], v.at[1], v.at[2], v.at[3]);
+    return;
+  }
+  for (uint32_t j = 0; j < 4; j++)
+    if (i + j < n) y[i + j] = v.at[j];
+}
+
+// The same of bf16.
+DEVICE Four load4(const uint16_t* x, size_t i, size_t n) {
+  if (i + 4 <= n && reinterpret_cast<size_t>(x + i) % 8 == 0) {
+    uint2 v = *reinterpret_cast<const uint2*>(x + i);
+    return {{__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u),
+             __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000u)}};
+  }
+  Four v;
+  for (uint32_t j = 0; j < 4; j++) v.at[j] = i + j < n ? from_bf16(x[i + j]) : 0.0f;
+  return v;
+}
+
+DEVICE void store4(uint16_t* y, size_t i, size_t n, const Four& v) {
+  if (i + 4 <= n && reinterpret_cast<size_t>(y + i) % 8 == 0) {
+    *reinterpret_cast<uint2*>(y + i) =
+        make_uint2(pack_bf16(v.at[0], v.at[1]), pack_bf16(v.at[2], v.at[3]));
+    return;
+  }
+  for (uint32_t j = 0; j < 4; j++)
+    if (i + j < n) y[i + j] = to_bf16(v.at[j]);
+}
+
+// To both kinds of outputs, of which each may be missing.
+DEVICE void store4(float* y, uint16_t* y_bf16, size_t i, size_t n, const Four& v) {
+  if (y) store4(y, i, n, v);
+  if (y_bf16) store4(y_bf16, i, n, v);
+}
+
 // ---- Functions of one number.
 
 // 2^x within 2 units in the last place; 0 for -infinity.

@@ -41,3 +41,31 @@ pub fn close(what: &str, got: &[f32], expected: &[f64], tolerance: f64) {
         assert!(apart <= tolerance * scale, "{what}[{i}]: {got}, expected {expected}");
     }
 }
+
+/// The gradient of `loss` at `x`, by differences.
+pub fn gradient(x: &[f64], loss: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+    let step = 1e-5;
+    let mut x = x.to_vec();
+    (0..x.len())
+        .map(|i| {
+            let here = x[i];
+            let mut at = |there| {
+                x[i] = there;
+                loss(&x)
+            };
+            let slope = (at(here + step) - at(here - step)) / (2.0 * step);
+            x[i] = here;
+            slope
+        })
+        .collect()
+}
+
+/// In f64.
+pub fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|x| f64::from(*x)).collect()
+}
+
+/// The sum of products.
+pub fn dot(x: &[f64], y: &[f64]) -> f64 {
+    x.iter().zip(y).map(|(x, y)| x * y).sum()
+}
