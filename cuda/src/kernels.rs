@@ -47,6 +47,18 @@ pub const SOURCES: &[Source] = sources![
     "norm.cu" after "columns.h",
     "rows.cu",
     "update.cu",
+    "attention.cu" after "attention.h" as "_32" with "HEAD_DIM 32",
+    "attention.cu" after "attention.h" as "_64" with "HEAD_DIM 64",
+    "attention.cu" after "attention.h" as "_80" with "HEAD_DIM 80",
+    "attention.cu" after "attention.h" as "_96" with "HEAD_DIM 96",
+    "attention.cu" after "attention.h" as "_128" with "HEAD_DIM 128",
+    "attention.cu" after "attention.h" as "_256" with "HEAD_DIM 256",
+    "attention_backward.cu" after "attention.h" as "_32" with "HEAD_DIM 32",
+    "attention_backward.cu" after "attention.h" as "_64" with "HEAD_DIM 64",
+    "attention_backward.cu" after "attention.h" as "_80" with "HEAD_DIM 80",
+    "attention_backward.cu" after "attention.h" as "_96" with "HEAD_DIM 96",
+    "attention_backward.cu" after "attention.h" as "_128" with "HEAD_DIM 128",
+    "attention_backward.cu" after "attention.h" as "_256" with "HEAD_DIM 256",
     #[cfg(feature = "emulator")]
     "probe.cu",
 ];

@@ -6,6 +6,7 @@
 //! All of them fail with [`Error`](crate::Error) if a kernel can't be compiled or launched, and panic
 //! if lengths don't fit each other.
 
+pub mod attention;
 pub mod bias;
 pub mod cap;
 pub mod dropout;
