@@ -15,12 +15,14 @@ use std::{env, fs, ptr};
 
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
-use crate::gpu::Shape;
+use crate::gpu::{MemoryInfo, Shape};
 use crate::kernels::{self, DEVICE, Kernel, SOURCES};
 use crate::matmul::Product;
 use crate::{Element, Error};
 
 const PAGE: usize = 4096;
+/// What is said to be the device's memory.
+const MEMORY: usize = 16 << 30;
 /// The alignment that kernels count on.
 const ALIGNMENT: usize = 16;
 
@@ -68,34 +70,31 @@ impl Emulator {
         bytes.div_ceil(PAGE) * PAGE
     }
 
+    pub fn memory(&self) -> MemoryInfo {
+        let allocations = self.allocations.lock().unwrap_or_else(|e| e.into_inner());
+        MemoryInfo { free: MEMORY - allocations.values().sum::<usize>(), total: MEMORY }
+    }
+
     pub fn allocate(&self, bytes: usize, what: &str) -> Result<u64, Error> {
-        let out = || Error::OutOfMemory {
-            name: "emulator".into(),
-            what: what.into(),
-            bytes,
-            free: 0,
-            total: 0,
-        };
-        if bytes > 1 << 40 {
+        let MemoryInfo { free, total } = self.memory();
+        let (name, what) = ("emulator".into(), what.into());
+        let out = || Error::OutOfMemory { name, what, bytes, free, total };
+        if bytes > free {
             return Err(out());
         }
         let pages = Emulator::pages(bytes);
         // SAFETY: new memory, of which the inner pages are opened.
-        let address = unsafe {
-            let start = mmap_anonymous(
-                ptr::null_mut(),
-                pages + 2 * PAGE,
-                ProtFlags::empty(),
-                MapFlags::PRIVATE | MapFlags::NORESERVE,
-            )
-            .map_err(|_| out())?;
-            let inner = start.byte_add(PAGE);
-            mprotect(inner, pages, MprotectFlags::READ | MprotectFlags::WRITE)
-                .map_err(|_| out())?;
-            inner.cast::<u8>().write_bytes(0xff, pages);
-            inner.byte_add(pages - bytes.next_multiple_of(ALIGNMENT))
+        let mapped = unsafe {
+            let (closed, open) = (ProtFlags::empty(), MprotectFlags::READ | MprotectFlags::WRITE);
+            let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+            mmap_anonymous(ptr::null_mut(), pages + 2 * PAGE, closed, flags).and_then(|start| {
+                let inner = start.byte_add(PAGE);
+                mprotect(inner, pages, open)?;
+                inner.cast::<u8>().write_bytes(0xff, pages);
+                Ok(inner.byte_add(pages - bytes.next_multiple_of(ALIGNMENT)))
+            })
         };
-        let address = address as u64;
+        let address = mapped.map_err(|_| out())? as u64;
         let mut allocations = self.allocations.lock().unwrap_or_else(|e| e.into_inner());
         allocations.insert(address, bytes);
         Ok(address)

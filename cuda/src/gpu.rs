@@ -242,7 +242,7 @@ impl Gpu {
         match &self.0.device {
             Device::Card(card) => card.memory(),
             #[cfg(feature = "emulator")]
-            Device::Emulator(_) => Ok(MemoryInfo { free: 1 << 30, total: 1 << 30 }),
+            Device::Emulator(emulator) => Ok(emulator.memory()),
         }
     }
 

@@ -134,7 +134,19 @@ fn mistakes_are_told() {
     // SAFETY: refused.
     let error = unsafe { gpu.launch("fill", shape, args![1.0f32, x.slice(), 4usize]) }.unwrap_err();
     assert!(error.to_string().contains("argument 1 is Pointer(2)"), "{error}");
-    assert!(matches!(gpu.buffer::<f32>(1 << 60, "x"), Err(Error::OutOfMemory { .. })));
+    let error = gpu.buffer::<f32>(5 << 30, "the logits of a step").unwrap_err().to_string();
+    let bytes = 16u64 << 30;
+    let free = bytes - 8;
+    assert_eq!(
+        error,
+        format!(
+            "out of memory on emulator: the logits of a step needs {} bytes, {free} of {bytes} are free",
+            20u64 << 30
+        )
+    );
+    assert!(matches!(gpu.buffer::<f32>(usize::MAX, "x"), Err(Error::OutOfMemory { .. })));
+    drop(x);
+    assert_eq!(gpu.memory().unwrap().free as u64, bytes);
 }
 
 #[test]

@@ -17,7 +17,8 @@ extern "C" __global__ void column_sums(const float* dy, uint32_t rows, uint32_t 
 }
 
 // sums += the sum of the parts, [count, width]; 1024 threads for 32 columns.
-extern "C" __global__ void add_parts(const float* parts, uint32_t count, uint32_t width, float* sums) {
+extern "C" __global__ void __launch_bounds__(1024)
+add_parts(const float* parts, uint32_t count, uint32_t width, float* sums) {
   __shared__ float shared[32][33];
   uint32_t col = 32 * blockIdx.x + lane_index();
   float sum = 0.0f;
