@@ -1,10 +1,10 @@
 //! A card by the driver: context, stream, memory, modules.
 #![allow(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString, c_void};
 use std::ptr;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 
@@ -28,6 +28,8 @@ pub struct Card {
     stream: sys::CUstream,
     /// The driver's pool that memory is taken from, if it has one.
     pool: Option<sys::CUmemoryPool>,
+    /// Memory that isn't from the pool though there is one.
+    apart: Mutex<HashSet<u64>>,
     compiler: OnceLock<Compiler>,
     functions: Mutex<Functions>,
     lt: OnceLock<Lt>,
@@ -118,6 +120,7 @@ impl Card {
                 device,
                 stream: ptr::null_mut(),
                 pool: None,
+                apart: Mutex::default(),
                 compiler: OnceLock::new(),
                 functions: Mutex::default(),
                 lt: OnceLock::new(),
@@ -194,7 +197,14 @@ impl Card {
             return Err(Error::OutOfMemory { name, what, bytes, free, total });
         }
         check(taken, || format!("memory for {what}"))?;
+        if apart {
+            self.apart().insert(address);
+        }
         Ok(address)
+    }
+
+    fn apart(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.apart.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Gives memory back when the work that has been given is done.
@@ -202,10 +212,11 @@ impl Card {
         if self.bind().is_err() {
             return;
         }
+        let pooled = !self.apart().remove(&address) && self.pool.is_some();
         // What fails here has failed before, and will be told by the next call that can.
         // SAFETY: memory of `allocate`, which nobody holds any more.
         unsafe {
-            if self.pool.is_some() {
+            if pooled {
                 let _ = sys::cuMemFreeAsync(address, self.stream);
             } else {
                 let _ = sys::cuStreamSynchronize(self.stream);

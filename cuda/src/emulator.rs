@@ -226,8 +226,10 @@ fn build(source: usize) -> Result<PathBuf, Error> {
         "-shared",
         "-fPIC",
         "-fno-exceptions",
+        "-fno-strict-aliasing",
         "-Wall",
         "-Wno-unused-function",
+        "-Wno-unknown-pragmas",
     ];
     let key = blake3::hash(format!("{options:?}{text}").as_bytes()).to_hex();
     // Beside the program, in Cargo's target folder.

@@ -59,6 +59,17 @@ pub const SOURCES: &[Source] = sources![
     "attention_backward.cu" after "attention.h" as "_96" with "HEAD_DIM 96",
     "attention_backward.cu" after "attention.h" as "_128" with "HEAD_DIM 128",
     "attention_backward.cu" after "attention.h" as "_256" with "HEAD_DIM 256",
+    "quantised.cu" after "quantised.h" as "_q4_0" with "TYPE Q4_0",
+    "quantised.cu" after "quantised.h" as "_q4_1" with "TYPE Q4_1",
+    "quantised.cu" after "quantised.h" as "_q5_0" with "TYPE Q5_0",
+    "quantised.cu" after "quantised.h" as "_q5_1" with "TYPE Q5_1",
+    "quantised.cu" after "quantised.h" as "_q8_0" with "TYPE Q8_0",
+    "quantised.cu" after "quantised.h" as "_q4_k" with "TYPE Q4_K",
+    "quantised.cu" after "quantised.h" as "_q5_k" with "TYPE Q5_K",
+    "quantised.cu" after "quantised.h" as "_q6_k" with "TYPE Q6_K",
+    "quantised.cu" after "quantised.h" as "_f16" with "TYPE F16",
+    "quantised.cu" after "quantised.h" as "_bf16" with "TYPE BF16",
+    "quantised.cu" after "quantised.h" as "_f32" with "TYPE F32",
     #[cfg(feature = "emulator")]
     "probe.cu",
 ];

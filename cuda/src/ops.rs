@@ -15,6 +15,7 @@ pub mod gated;
 pub mod heads;
 pub mod layer_norm;
 pub mod norm;
+pub mod quantised;
 pub mod rows;
 pub mod update;
 

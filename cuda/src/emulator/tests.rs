@@ -1,6 +1,8 @@
 //! What device.h promises and how the emulator takes mistakes.
 #![allow(clippy::unwrap_used)]
 
+use std::process::Command;
+
 use crate::gpu::args;
 use crate::matmul::{Matrix, matmul};
 use crate::{Error, Gpu, Shape};
@@ -175,4 +177,23 @@ fn graphs_keep_their_memory_and_run_again() {
     assert!(matches!(gpu.capture(|| graph.launch()), Err(Error::Recording(_))));
     y.slice_mut().zero().unwrap();
     assert_eq!(y.read().unwrap(), [0.0; 100]);
+}
+
+#[test]
+#[ignore = "ends the program, which the next test does for it"]
+fn goes_out_of_bounds() {
+    let gpu = Gpu::emulated();
+    let mut x = gpu.buffer::<f32>(4, "x").unwrap();
+    // SAFETY: none, which is the test.
+    unsafe { gpu.launch("fill", Shape::new(1, 32), args![1.0f32, x.slice_mut(), 5usize]).unwrap() };
+}
+
+#[test]
+fn what_goes_out_of_bounds_is_told() {
+    let test = "emulator::tests::goes_out_of_bounds";
+    let program = std::env::current_exe().unwrap();
+    let ran = Command::new(program).args(["--ignored", "--exact", test]).output().unwrap();
+    let told = String::from_utf8_lossy(&ran.stderr);
+    assert!(!ran.status.success());
+    assert!(told.contains("emulator: fill, block (0, 0, 0), thread 1 touches"), "{told}");
 }
