@@ -13,6 +13,7 @@ pub mod dropout;
 pub mod embedding;
 pub mod gated;
 pub mod heads;
+pub mod kv;
 pub mod layer_norm;
 pub mod norm;
 pub mod quantised;

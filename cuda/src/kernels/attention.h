@@ -21,6 +21,17 @@ struct F16 {
   static DEVICE void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { mma_f16(d, a, b); }
 };
 
+// exp2_fast without the instructions that it has for results below 2^-126: 0 here.
+DEVICE float exp2_flushed(float x) {
+#ifdef EMULATED
+  return exp2f(x);
+#else
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+
 // Calls f(c[m][n][i], m, n, i) for all of them.
 template <int M, int N, class F>
 DEVICE void each(float (&c)[M][N][4], F f) {
@@ -165,17 +176,17 @@ struct Scores {
 
   // tanh(x factor / cap) = 1 - 2 / (1 + e^2x), within 2^-22 of it for any x.
   DEVICE float bound(float x) const {
-    return 1.0f - __fdividef(2.0f, 1.0f + exp2_fast(2.0f * LOG2_E * inverse * x));
+    return 1.0f - __fdividef(2.0f, 1.0f + exp2_flushed(2.0f * LOG2_E * inverse * x));
   }
 };
 
 // What a warp knows of M * 16 queries after some of their keys. A thread has rows m * 16 + h * 8 + lane / 4,
 // and every fourth pair of columns.
-template <int M>
+template <int M, int D = HEAD_DIM>
 struct Online {
-  float sums[M][HEAD_DIM / 8][4];  // of weights times values
-  float most[M][2];                // largest logarithm of a weight
-  float total[M][2];               // sum of weights, of this thread's keys until `finish`
+  float sums[M][D / 8][4];  // of weights times values
+  float most[M][2];         // largest logarithm of a weight
+  float total[M][2];        // sum of weights, of this thread's keys until `finish`
 
   DEVICE Online() {
     clear(sums);
@@ -212,18 +223,18 @@ struct Online {
         largest = fmaxf(most[m][h], largest * scores.scale);
         // No key was seen yet: all weights are 0.
         float shift = largest == -infinity() ? 0.0f : largest;
-        float keep = exp2_fast(most[m][h] - shift), sum = 0.0f;
+        float keep = exp2_flushed(most[m][h] - shift), sum = 0.0f;
         most[m][h] = largest;
 #pragma unroll
         for (int n = 0; n < N; n++)
 #pragma unroll
           for (int i = 2 * h; i < 2 * h + 2; i++) {
-            x[m][n][i] = exp2_fast(fmaf(x[m][n][i], scores.scale, -shift));
+            x[m][n][i] = exp2_flushed(fmaf(x[m][n][i], scores.scale, -shift));
             sum += x[m][n][i];
           }
         total[m][h] = fmaf(total[m][h], keep, sum);
 #pragma unroll
-        for (int n = 0; n < HEAD_DIM / 8; n++) {
+        for (int n = 0; n < D / 8; n++) {
           sums[m][n][2 * h] *= keep;
           sums[m][n][2 * h + 1] *= keep;
         }
@@ -240,7 +251,71 @@ struct Online {
         total[m][h] += __shfl_xor_sync(ALL_LANES, total[m][h], 2);
       }
   }
+
+  // Writes the result of a row, or zeros unless it is one, to out and in bf16 to copy, if these are there,
+  // from element `at` on.
+  DEVICE void store(int m, int h, bool is_row, float* out, uint16_t* copy, size_t at, int head_dim) const {
+    const float inverse = 1.0f / total[m][h];
+    at += lane_index() % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < D / 8; n++) {
+      if (n * 8 >= head_dim) break;
+      float2 y = make_float2(0.0f, 0.0f);
+      if (is_row) y = make_float2(sums[m][n][2 * h] * inverse, sums[m][n][2 * h + 1] * inverse);
+      if (out) *reinterpret_cast<float2*>(out + at + n * 8) = y;
+      if (copy) *reinterpret_cast<uint32_t*>(copy + at + n * 8) = pack_bf16(y.x, y.y);
+    }
+  }
 };
+
+// What goes through keys: four warps of M * 16 queries each, KEYS keys at a time.
+const int ATTEND_M = HEAD_DIM <= 128 ? 2 : 1;
+const int ATTEND_ROWS = 4 * ATTEND_M * 16;
+const int KEYS = 64;
+
+// Shared memory: tiles of ATTEND_ROWS queries, KEYS keys and KEYS values.
+struct Tiles {
+  uint16_t *queries, *keys, *values;
+  DEVICE explicit Tiles(uint16_t* shared)
+      : queries(shared), keys(shared + ATTEND_ROWS * PITCH), values(keys + KEYS * PITCH) {}
+};
+
+// Takes in keys first_key.. up to `end` for the warp's queries, of positions from `low` on. The tile of queries has been
+// written or is being copied; copy_keys(key) and copy_values(key) start copies of KEYS rows.
+//
+// The next values come while scores are computed, the next keys while values are added.
+template <class E, class CopyKeys, class CopyValues>
+DEVICE void attend(Online<ATTEND_M>& online, const Tiles& tiles, const Scores& scores, int low, int key, int end,
+                   int window, CopyKeys copy_keys, CopyValues copy_values) {
+  const int high = low + ATTEND_M * 16 - 1;
+  auto position = [&](int m, int h) { return low + m * 16 + h * 8 + int(lane_index() / 4); };
+  copy_async_commit();
+  copy_keys(key);
+  copy_async_commit();
+  copy_async_wait<1>();
+  __syncthreads();
+  const Left<ATTEND_M, (HEAD_DIM <= 64)> left(tiles.queries + warp_index() * ATTEND_M * 16 * PITCH);
+  for (; key < end; key += KEYS) {
+    // The keys have come, and nobody reads the values before.
+    copy_async_wait<0>();
+    __syncthreads();
+    copy_values(key);
+    copy_async_commit();
+    const bool some = some_see(low, high, key, key + KEYS - 1, window);
+    const bool all = all_see(low, high, key, key + KEYS - 1, window);
+    float x[ATTEND_M][KEYS / 8][4];
+    if (some) multiply_transposed<E, ATTEND_M, KEYS>(x, left, tiles.keys);
+    copy_async_wait<0>();
+    __syncthreads();
+    if (some) online.weigh(x, scores, position, all, key, window);
+    if (key + KEYS < end) {
+      copy_keys(key + KEYS);
+      copy_async_commit();
+    }
+    if (some) multiply<E, KEYS>(online.sums, x, tiles.values);
+  }
+  online.finish();
+}
 
 // A tile of a span's rows.
 struct Tile {

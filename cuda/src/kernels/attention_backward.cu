@@ -10,7 +10,7 @@
 const int SPLIT = HEAD_DIM <= 128 ? 1 : 2;
 const int COLUMNS = HEAD_DIM / SPLIT;
 const int KEY_M = HEAD_DIM <= 64 ? 2 : 1;
-const int KEYS = 4 * KEY_M * 16;
+const int KEY_ROWS = 4 * KEY_M * 16;
 const int QUERIES = HEAD_DIM <= 64 ? 32 : HEAD_DIM <= 128 ? 48 : 16;
 
 const int ROW_M = HEAD_DIM <= 128 ? 2 : 1;
@@ -47,7 +47,7 @@ DEVICE void differentiate(float& x, float& y, const Scores& scores, float lse, f
     x = scores.bound(x);
     slope -= x * x;  // tanh' = 1 - tanh^2
   }
-  x = seen ? exp2_fast(fmaf(x, scores.scale, -lse)) : 0.0f;
+  x = seen ? exp2_flushed(fmaf(x, scores.scale, -lse)) : 0.0f;
   y = x * (y - delta) * slope;
 }
 
@@ -57,12 +57,12 @@ extern "C" __global__ void __launch_bounds__(128 * SPLIT) attention_keys(
     const float* delta, const uint32_t* starts, const uint32_t* lens, int spans, int heads, int kv_heads,
     int head_dim, float factor, float cap, int window, float* dk, float* dv) {
   SHARED(uint16_t, keys);
-  uint16_t *values = keys + KEYS * PITCH, *queries = values + KEYS * PITCH;
+  uint16_t *values = keys + KEY_ROWS * PITCH, *queries = values + KEY_ROWS * PITCH;
   uint16_t* gradients = queries + 2 * QUERIES * PITCH;
   // Of the queries at hand and the next ones: lse and delta.
   float* known = reinterpret_cast<float*>(gradients + QUERIES * PITCH);
   Tile tile;
-  if (!find_tile(tile, starts, lens, spans, blockIdx.x, KEYS, false)) return;
+  if (!find_tile(tile, starts, lens, spans, blockIdx.x, KEY_ROWS, false)) return;
   const int kv_head = blockIdx.y, group = heads / kv_heads;
   const size_t width = size_t(heads) * head_dim, kv_width = size_t(kv_heads) * head_dim;
   const size_t offset = (tile.start + tile.from) * kv_width + kv_head * head_dim;
@@ -71,7 +71,7 @@ extern "C" __global__ void __launch_bounds__(128 * SPLIT) attention_keys(
   const Scores scores(factor, cap);
 
   // Steps: the heads of the group, and for each the tiles of queries from the keys' own on.
-  const int end = tile.from < tile.len ? min(tile.len, tile.from + KEYS - 1 + window) : tile.from;
+  const int end = tile.from < tile.len ? min(tile.len, tile.from + KEY_ROWS - 1 + window) : tile.from;
   const int tiles = (end - tile.from + QUERIES - 1) / QUERIES, steps = group * tiles;
   auto query_at = [&](int step) { return tile.from + step % tiles * QUERIES; };
   auto head_at = [&](int step) { return kv_head * group + step / tiles; };
@@ -102,8 +102,8 @@ extern "C" __global__ void __launch_bounds__(128 * SPLIT) attention_keys(
   clear(key_sums);
   clear(value_sums);
   if (steps > 0) {
-    copy_tile<KEYS, 128 * SPLIT>(keys, k + offset, kv_width, tile.len - tile.from, head_dim);
-    copy_tile<KEYS, 128 * SPLIT>(values, v + offset, kv_width, tile.len - tile.from, head_dim);
+    copy_tile<KEY_ROWS, 128 * SPLIT>(keys, k + offset, kv_width, tile.len - tile.from, head_dim);
+    copy_tile<KEY_ROWS, 128 * SPLIT>(values, v + offset, kv_width, tile.len - tile.from, head_dim);
     copy_rows(queries, q, 0);
     copy_rows(gradients, dout, 0);
     load_known(0);

@@ -30,6 +30,12 @@ pub struct AttentionShape {
 const HEAD_DIMS: [usize; 6] = [32, 64, 80, 96, 128, 256];
 
 impl AttentionShape {
+    /// With the usual factor, without a window or a cap.
+    pub fn plain(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionShape {
+        let scale = 1.0 / (head_dim.max(1) as f32).sqrt();
+        AttentionShape { heads, kv_heads, head_dim, scale, window: None, cap: None }
+    }
+
     /// Row lengths of queries and of keys.
     pub(super) fn widths(&self) -> (usize, usize) {
         (self.heads * self.head_dim, self.kv_heads * self.head_dim)
