@@ -45,6 +45,7 @@ pub const SOURCES: &[Source] = sources![
     "heads.cu" after "columns.h",
     "layer_norm.cu" after "columns.h",
     "norm.cu" after "columns.h",
+    "optimizer.cu",
     "rows.cu",
     "update.cu",
     "attention.cu" after "attention.h" as "_32" with "HEAD_DIM 32",

@@ -16,6 +16,7 @@ pub mod heads;
 pub mod kv;
 pub mod layer_norm;
 pub mod norm;
+pub mod optimizer;
 pub mod quantised;
 pub mod rows;
 pub mod update;
