@@ -47,6 +47,7 @@ pub const SOURCES: &[Source] = sources![
     "norm.cu" after "columns.h",
     "optimizer.cu",
     "rows.cu",
+    "softmax.cu",
     "update.cu",
     "attention.cu" after "attention.h" as "_32" with "HEAD_DIM 32",
     "attention.cu" after "attention.h" as "_64" with "HEAD_DIM 64",

@@ -19,6 +19,7 @@ pub mod norm;
 pub mod optimizer;
 pub mod quantised;
 pub mod rows;
+pub mod softmax;
 pub mod update;
 
 use crate::SliceMut;
