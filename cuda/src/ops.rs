@@ -16,8 +16,10 @@ pub mod heads;
 pub mod kv;
 pub mod layer_norm;
 pub mod norm;
+pub mod optimizer;
 pub mod quantised;
 pub mod rows;
+pub mod softmax;
 pub mod update;
 
 use crate::SliceMut;

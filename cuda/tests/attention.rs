@@ -12,6 +12,7 @@ fn shape(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionShape {
     AttentionShape { heads, kv_heads, head_dim, scale, window: None, cap: None }
 }
 
+#[derive(Clone)]
 struct Case {
     s: AttentionShape,
     spans: Vec<(usize, usize)>,
@@ -184,4 +185,33 @@ fn heads_of_128() {
 #[test]
 fn heads_of_256() {
     case(AttentionShape { window: Some(50), ..shape(2, 1, 256) }, &[90, 5], 0).check(true);
+}
+
+#[test]
+fn graphs_go_on_with_other_spans() {
+    let gpu = gpu();
+    let case = case(shape(2, 1, 32), &[40, 30, 9], 0);
+    let s = &case.s;
+    let mut spans = Spans::new(&gpu, case.rows, &case.spans).unwrap();
+    let [q, k, v] = [&case.q, &case.k, &case.v].map(|x| gpu.upload(x, "operand").unwrap());
+    let mut out = gpu.buffer(case.q.len(), "out").unwrap();
+    let mut lse = gpu.buffer(case.rows * s.heads, "lse").unwrap();
+    let graph = gpu
+        .capture(|| {
+            let (q, k, v, out) = (q.slice(), k.slice(), v.slice(), Output::bf16(out.slice_mut()));
+            attention::forward(&gpu, s, &spans, q, k, v, out, lse.slice_mut())
+        })
+        .unwrap();
+    for others in [&[(0, 40), (40, 30), (70, 9)][..], &[(3, 70)], &[], &[(0, 1), (78, 1)]] {
+        spans.write(others).unwrap();
+        graph.launch().unwrap();
+        let case = Case { spans: others.to_vec(), ..case.clone() };
+        assert!(out.read().unwrap() == case.run(false).out_bf16, "{others:?}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "in order")]
+fn spans_out_of_order_are_refused() {
+    let _ = Spans::new(&gpu(), 9, &[(3, 4), (0, 2)]);
 }

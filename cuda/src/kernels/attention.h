@@ -280,8 +280,8 @@ struct Tiles {
       : queries(shared), keys(shared + ATTEND_ROWS * PITCH), values(keys + KEYS * PITCH) {}
 };
 
-// Takes in keys first_key.. up to `end` for the warp's queries, of positions from `low` on. The tile of queries has been
-// written or is being copied; copy_keys(key) and copy_values(key) start copies of KEYS rows.
+// Takes in keys from `key` up to `end` for the warp's queries, whose positions are from `low` on. The tile of
+// queries has been written or is being copied; copy_keys(key) and copy_values(key) start copies of KEYS rows.
 //
 // The next values come while scores are computed, the next keys while values are added.
 template <class E, class CopyKeys, class CopyValues>

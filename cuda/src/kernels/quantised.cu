@@ -9,7 +9,7 @@
 // where sums over a group are the tensor cores', of exact products. Plain numbers are one chain of
 // the tensor cores a warp. None of that depends on other rows of x, or on how many there are.
 //
-// Bound by memory up to 16 rows: a warp has one or two steps on the way, 2 to 7 KB.
+// Bound by memory up to 16 rows: a warp has two steps on the way, 2 to 13 KB.
 
 const uint32_t WARPS = 8;
 
@@ -92,12 +92,12 @@ DEVICE void add_codes(const W (&w)[TILES], const Numbers (&numbers)[TILES][2], i
 }
 
 // Block (i, j): tiles `TILES * i` on by rows `8 * GROUPS * j` on of x. A warp goes by steps of
-// W::STEP of its units, and its ring has room for three of these, or two with two tiles. Shared
+// W::STEP of its units, and its ring has room for three of these, or two where they are large. Shared
 // memory: the rings, WARPS * DEPTH * PLACE bytes.
 template <class W, int TILES, int GROUPS>
 DEVICE void product(const uint8_t* w, const uint16_t* x, float* y, uint32_t n, uint32_t k,
                     uint32_t rows, uint32_t more) {
-  constexpr int DEPTH = TILES > 1 ? 2 : 3;
+  constexpr int DEPTH = TILES * W::BYTES > 8000 ? 2 : 3;
   constexpr uint32_t STRIDE = W::STEP * WARPS, PLACE = W::STEP * TILES * W::BYTES;
   SHARED(uint8_t, memory);
   uint32_t lane = lane_index(), warp = warp_index();
@@ -200,13 +200,15 @@ DEVICE void product(const uint8_t* w, const uint16_t* x, float* y, uint32_t n, u
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256) quantised_product_8(
+// At least two blocks at a time, and the rest of the registers for work side by side in a warp.
+extern "C" __global__ void __launch_bounds__(256, 2) quantised_product_8(
     const uint8_t* w, const uint16_t* x, float* y, uint32_t n, uint32_t k, uint32_t rows,
     uint32_t more) {
   product<TYPE, 1, 1>(w, x, y, n, k, rows, more);
 }
 
-extern "C" __global__ void __launch_bounds__(256) quantised_product_16(
+// One block of the K types, which need more registers.
+extern "C" __global__ void __launch_bounds__(256, TYPE::PARTS > 1 ? 1 : 2) quantised_product_16(
     const uint8_t* w, const uint16_t* x, float* y, uint32_t n, uint32_t k, uint32_t rows,
     uint32_t more) {
   product<TYPE, 2, 2>(w, x, y, n, k, rows, more);

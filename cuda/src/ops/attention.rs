@@ -168,8 +168,9 @@ impl Tiles {
 
 /// `out = softmax(scale q kᵀ) v`, causal within each span.
 ///
-/// `q`: `[rows, heads * head_dim]`, `k`, `v`: `[rows, kv_heads * head_dim]`, all bf16; `out`: as q; `lse`: `[rows, heads]`, the logarithm of each row's softmax sum, which
-/// [`backward`] needs. Rows of no span become 0.
+/// `q`: `[rows, heads * head_dim]`, `k`, `v`: `[rows, kv_heads * head_dim]`, all bf16; `out`: as q;
+/// `lse`: `[rows, heads]`, the logarithm of each row's softmax sum, which [`backward`] needs. Rows of no
+/// span become 0.
 ///
 /// # Errors
 /// Of launches.

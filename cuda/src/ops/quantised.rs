@@ -129,10 +129,11 @@ pub fn product(
     unsafe { gpu.launch(&w.kernel(name), shape, args) }
 }
 
-/// Bytes of the rings of a product's block: room for three steps of one tile a warp, or two of two.
+/// Bytes of the rings of a product's block: room for three steps a warp, or two where they are large.
 fn shared(kind: BlockType, tiles: usize) -> usize {
-    let depth = if tiles > 1 { 2 } else { 3 };
-    WARPS * depth * kind.step() * tiles * kind.unit_bytes()
+    let units = tiles * kind.unit_bytes();
+    let depth = if units > 8000 { 2 } else { 3 };
+    WARPS * depth * kind.step() * units
 }
 
 /// Rows of `w`, such as tokens' embeddings: row `chosen[i]` becomes row `i` of `y`, `[chosen,
