@@ -17,18 +17,25 @@ pub mod update;
 
 use crate::{Isa, Pool};
 
-/// A CPU to compute on: a thread pool and an instruction set.
+/// What to compute on: a thread pool, an instruction set, and maybe a card beside them.
 pub struct Cpu {
     /// The threads.
     pub pool: Pool,
     /// The instruction set that kernels are dispatched to.
     pub isa: Isa,
+    /// Where a workspace's passes are computed, if not here.
+    pub card: Option<cuda::Gpu>,
 }
 
 impl Cpu {
     /// `threads` threads and the best instruction set of this machine (or `HOMEGROWN_ISA`).
     pub fn new(threads: usize) -> Cpu {
-        Cpu { pool: Pool::new(threads), isa: Isa::detect() }
+        Cpu::with(threads, Isa::detect())
+    }
+
+    /// `threads` threads of this instruction set, which the machine has.
+    pub fn with(threads: usize, isa: Isa) -> Cpu {
+        Cpu { pool: Pool::new(threads), isa, card: None }
     }
 }
 

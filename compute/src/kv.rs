@@ -71,6 +71,13 @@ const LINE: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PageId(u32);
 
+impl PageId {
+    /// Which of the cache's pages.
+    pub(crate) fn number(self) -> u32 {
+        self.0
+    }
+}
+
 /// What can go wrong with pages.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum KvError {
@@ -99,7 +106,9 @@ pub enum KvError {
 /// values `[64, head_dim rounded up to 16]`, then for [`KvType::Q8`] the scales of 32 elements: of keys
 /// `[groups, 64]`, of values `[64, groups]`.
 pub struct KvPages {
+    /// Memory that the system has not given yet, where nothing is kept here.
     data: Aligned,
+    on_card: Option<OnCard>,
     /// Users of each page; 0 = free.
     users: Vec<u32>,
     /// Free pages; the last one goes next.
@@ -108,6 +117,12 @@ pub struct KvPages {
     layers: usize,
     kv_heads: usize,
     head_dim: usize,
+}
+
+/// The pages of a model whose passes are on a card.
+pub(crate) struct OnCard {
+    pub(crate) shape: cuda::ops::kv::KvShape,
+    pub(crate) data: cuda::Buffer<u8>,
 }
 
 /// A row of a batch, where the first head of its page begins, and which position of the page it is.
@@ -158,7 +173,7 @@ impl KvPages {
         let data = if fits { Aligned::zeros(bytes / 4) } else { None };
         let data = data.ok_or(KvError::TooLarge { pages, bytes })?;
         let (users, free) = (vec![0; pages], (0..pages as u32).rev().collect());
-        Ok(KvPages { data, users, free, kind, layers, kv_heads, head_dim })
+        Ok(KvPages { data, on_card: None, users, free, kind, layers, kv_heads, head_dim })
     }
 
     /// A page with one user and whatever it held before; `None` if all are in use.
@@ -204,6 +219,12 @@ impl KvPages {
     pub fn copy_page(&mut self, page: PageId) -> Result<PageId, KvError> {
         self.users_mut(page)?;
         let copy = self.allocate().ok_or(KvError::OutOfPages)?;
+        if let Some(OnCard { shape, data }) = &mut self.on_card {
+            let copied =
+                cuda::ops::kv::copy_page(shape, data.slice_mut(), page.0 as usize, copy.0 as usize);
+            crate::tape::ended(copied);
+            return Ok(copy);
+        }
         let n = self.page_bytes();
         let from = page.0 as usize * n;
         self.data.bytes_mut().copy_within(from..from + n, copy.0 as usize * n);
@@ -223,6 +244,28 @@ impl KvPages {
     /// Memory of all pages.
     pub fn bytes(&self) -> usize {
         self.data.len() * 4
+    }
+
+    /// The pages on the card, which are made when they are first asked for. Keys and values of [`KvType::F32`] are
+    /// rounded to bf16 there, as its tensor cores would.
+    pub(crate) fn on_card(&mut self, gpu: &cuda::Gpu) -> Result<&mut OnCard, cuda::Error> {
+        use cuda::ops::kv::{self, KvShape};
+        let slot = &mut self.on_card;
+        Ok(match slot {
+            Some(on_card) => on_card,
+            None => {
+                let kind = match self.kind {
+                    KvType::F16 => kv::KvType::F16,
+                    KvType::F32 | KvType::Bf16 => kv::KvType::Bf16,
+                    KvType::Q8 => kv::KvType::Q8,
+                };
+                let (layers, kv_heads, head_dim) = (self.layers, self.kv_heads, self.head_dim);
+                let shape = KvShape { kind, layers, kv_heads, head_dim };
+                let bytes = self.users.len().saturating_mul(shape.page_bytes());
+                let what = format!("a key/value cache of {} pages", self.users.len());
+                slot.insert(OnCard { shape, data: gpu.zeros(bytes, &what)? })
+            }
+        })
     }
 
     /// Rounds rows of keys and values, `[T, kv_heads * head_dim]`, and stores those of each span in a layer, from

@@ -171,6 +171,23 @@ impl Strips {
         }
     }
 
+    /// The blocks of a row, as they were stored.
+    ///
+    /// # Panics
+    /// If there is no such row, or `out` is not as long.
+    pub fn row_blocks(&self, r: usize, out: &mut [u8]) {
+        let len = self.cols / self.kind.elements() * self.kind.bytes();
+        assert!(r < self.rows && out.len() == len, "the blocks of a row of {self:?}");
+        let (_, block) = cell(self.kind);
+        let Some(parting) = parting(self.kind) else { return };
+        let mut whole = [0; 256];
+        let cells = self.cells(r / LANES).chunks_exact(block * LANES);
+        for (cell, out) in cells.zip(out.chunks_mut(block)) {
+            take(&parting, cell, &mut whole[..block], r % LANES);
+            out.copy_from_slice(&whole[..out.len()]);
+        }
+    }
+
     /// Whether products with it round activations to 8 bits.
     pub fn rounds(&self) -> bool {
         !matches!(self.kind, F16 | BF16)

@@ -8,8 +8,18 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+/// Where a tape is on a card, the card's own way of an operation.
+macro_rules! on_card {
+    ($self:expr, $f:ident($($x:expr),*)) => {
+        if $self.ws.card.is_some() {
+            return crate::tape::card::ended(crate::tape::card::$f($($x),*));
+        }
+    };
+}
+
 mod again;
 mod backward;
+mod card;
 mod dropout;
 mod experts;
 mod head;
@@ -26,6 +36,7 @@ use crate::kv::KvPages;
 use crate::parameters::{Gradients, ParamId, Parameters};
 use crate::tensor::Tensor;
 
+pub(crate) use card::ended;
 pub use dropout::Dropout;
 pub use experts::Experts;
 pub use head::{Head, Loss};
@@ -118,27 +129,60 @@ pub struct Tape<'a> {
     parameters: &'a Parameters,
     gradients: Option<&'a mut Gradients>,
     nodes: Vec<Node<'a>>,
+    /// The values of a tape that is on a card, and what its layers share.
+    on_card: Vec<card::Node<'a>>,
+    pass: card::Pass,
 }
 
 impl<'a> Tape<'a> {
+    fn new(
+        ws: &'a mut Workspace,
+        parameters: &'a Parameters,
+        gradients: Option<&'a mut Gradients>,
+    ) -> Tape<'a> {
+        let (nodes, on_card) = (Vec::new(), Vec::new());
+        Tape { ws, parameters, gradients, nodes, on_card, pass: card::Pass::default() }
+    }
+
     /// Whether operations are remembered.
     pub fn recording(&self) -> bool {
         self.gradients.is_some()
     }
 
-    /// The elements of a value, `[rows, cols]`.
+    /// The elements of a value, `[rows, cols]`, wherever it is.
+    pub fn read(&self, x: Var) -> Vec<f32> {
+        match self.on_card.get(x.0) {
+            Some(node) => node.read(),
+            None => self.value(x).to_vec(),
+        }
+    }
+
+    /// The elements of a value in main memory, `[rows, cols]`.
     pub fn value(&self, x: Var) -> &[f32] {
         &self.nodes[x.0].value
     }
 
     /// Rows and columns of a value.
     pub fn shape(&self, x: Var) -> (usize, usize) {
+        if let Some(node) = self.on_card.get(x.0) {
+            return node.shape();
+        }
         (self.nodes[x.0].rows, self.nodes[x.0].cols)
     }
 
     /// The gradient of an input after [`Tape::backward`]; `None` if nothing depends on it.
+    ///
+    /// On a card: [`Tape::read_gradient`].
     pub fn gradient(&self, x: Var) -> Option<&[f32]> {
         self.nodes[x.0].gradient.as_deref()
+    }
+
+    /// The same, wherever it is.
+    pub fn read_gradient(&self, x: Var) -> Option<Vec<f32>> {
+        match self.on_card.get(x.0) {
+            Some(node) => node.read_gradient(),
+            None => self.gradient(x).map(<[f32]>::to_vec),
+        }
     }
 
     fn push(&mut self, value: Vec<f32>, rows: usize, op: Op<'a>) -> Var {
@@ -153,6 +197,11 @@ impl<'a> Tape<'a> {
         if self.recording() {
             return;
         }
+        for (i, node) in self.on_card.iter_mut().enumerate() {
+            if i != x.0 {
+                node.give_up();
+            }
+        }
         for (i, node) in self.nodes.iter_mut().enumerate() {
             if i != x.0 {
                 self.ws.floats.give(std::mem::take(&mut node.value));
@@ -165,6 +214,7 @@ impl<'a> Tape<'a> {
 
     /// A value from outside.
     pub fn input(&mut self, x: &Tensor) -> Var {
+        on_card!(self, input(self, x.f32(), x.rows()));
         let mut value = self.ws.floats.take(x.len());
         value.copy_from_slice(x.f32());
         self.push(value, x.rows(), Op::Input)
@@ -172,6 +222,7 @@ impl<'a> Tape<'a> {
 
     /// Rows of `table` (`[vocab, width]`) by id: `[ids, width]`.
     pub fn embedding(&mut self, table: ParamId, ids: &Rc<[u32]>) -> Var {
+        on_card!(self, embedding(self, table, ids));
         let width = self.parameters.get(table).value.cols();
         let clock = self.ws.profile.start();
         let mut y = self.ws.floats.take(ids.len() * width);
@@ -187,6 +238,7 @@ impl<'a> Tape<'a> {
 
     /// `a + b`, of one shape.
     pub fn add(&mut self, a: Var, b: Var) -> Var {
+        on_card!(self, add(self, a, b));
         let mut y = self.copied(a);
         let clock = self.ws.profile.start();
         update::axpby(&self.ws.cpu, 1.0, self.value(b), 1.0, &mut y);
@@ -196,6 +248,7 @@ impl<'a> Tape<'a> {
 
     /// `factor * x`.
     pub fn scale(&mut self, x: Var, factor: f32) -> Var {
+        on_card!(self, scale(self, x, factor));
         let mut y = self.ws.floats.zeros(self.nodes[x.0].value.len());
         update::axpby(&self.ws.cpu, factor, self.value(x), 0.0, &mut y);
         self.push(y, self.nodes[x.0].rows, Op::Scale { x, factor })
@@ -211,6 +264,7 @@ impl<'a> Tape<'a> {
 
     /// `y = x wᵀ + b`: `[rows, in]` to `[rows, out]`. Each output's chain starts from the bias.
     pub fn linear(&mut self, x: Var, layer: Linear) -> Var {
+        on_card!(self, linear(self, x, layer));
         let outputs = self.parameters.get(layer.weight).value.rows();
         let mut y = self.ws.floats.take(self.nodes[x.0].rows * outputs);
         if let Some(b) = layer.bias {
@@ -221,6 +275,7 @@ impl<'a> Tape<'a> {
 
     /// `y = residual + x wᵀ + b`: each output's chain starts from the residual.
     pub fn linear_add(&mut self, x: Var, layer: Linear, residual: Var) -> Var {
+        on_card!(self, linear_add(self, x, layer, residual));
         let mut y = self.copied(residual);
         if let Some(b) = layer.bias {
             add_bias(&self.ws.cpu, self.parameters.f32(b), &mut y, true);
@@ -259,6 +314,7 @@ impl<'a> Tape<'a> {
 
     /// RMS norm of each row, times `w`.
     pub fn rms_norm(&mut self, x: Var, w: ParamId, eps: f32) -> Var {
+        on_card!(self, rms_norm(self, x, w, eps));
         let (rows, cols) = self.shape(x);
         let clock = self.ws.profile.start();
         let mut y = self.ws.floats.take(rows * cols);
@@ -271,6 +327,7 @@ impl<'a> Tape<'a> {
 
     /// Layer norm of each row, times `w`, plus `b`.
     pub fn layer_norm(&mut self, x: Var, w: ParamId, b: ParamId, eps: f32) -> Var {
+        on_card!(self, layer_norm(self, x, w, b, eps));
         let (rows, cols) = self.shape(x);
         let clock = self.ws.profile.start();
         let mut y = self.ws.floats.take(rows * cols);
@@ -291,6 +348,7 @@ impl<'a> Tape<'a> {
         rope: &Arc<Rope>,
         positions: &Rc<[u32]>,
     ) -> Var {
+        on_card!(self, heads(self, x, w, eps, rope, positions));
         let (rows, cols) = self.shape(x);
         let weight = w.map_or(&[][..], |w| self.parameters.f32(w));
         let clock = self.ws.profile.start();
@@ -314,6 +372,7 @@ impl<'a> Tape<'a> {
         shape: AttentionShape,
         spans: &Rc<[Span]>,
     ) -> Var {
+        on_card!(self, attention(self, [q, k, v], shape, spans));
         let (rows, cols) = self.shape(q);
         let clock = self.ws.profile.start();
         let mut out = self.ws.floats.take(rows * cols);
@@ -344,6 +403,7 @@ impl<'a> Tape<'a> {
         pages: &mut KvPages,
     ) -> Var {
         assert!(!self.recording(), "attention to cached keys has no backward pass");
+        on_card!(self, attention_cached(self, [q, k, v], shape, layer, spans, pages));
         let (rows, cols) = self.shape(q);
         let width = shape.kv_heads * shape.head_dim;
         let clock = self.ws.profile.start();
@@ -361,6 +421,7 @@ impl<'a> Tape<'a> {
 
     /// `f(gate) * up`, or `f(gate)`.
     pub fn gated(&mut self, f: Activation, gate: Var, up: Option<Var>) -> Var {
+        on_card!(self, gated(self, f, gate, up));
         let (rows, cols) = self.shape(gate);
         let clock = self.ws.profile.start();
         let mut y = self.ws.floats.take(rows * cols);

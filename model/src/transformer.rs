@@ -341,7 +341,7 @@ impl Transformer {
         pages: &mut KvPages,
         steps: &mut [Step<'_>],
     ) -> Vec<f32> {
-        self.cached(ws, pages, steps, |tape, h, _| tape.value(h).to_vec())
+        self.cached(ws, pages, steps, |tape, h, _| tape.read(h))
     }
 
     /// Runs new tokens of several sequences and takes what is `wanted` of the last layer's output, given the rows

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use compute::parameters::Gradients;
 use compute::tape::Workspace;
 use compute::tensor::DType;
-use compute::{Cpu, IGNORE, Isa, Pool, Span};
+use compute::{Cpu, IGNORE, Isa, Span};
 use model::config::{Config, Sizes};
 use model::init::{Init, initialise};
 use model::transformer::{Transformer, shapes};
@@ -201,13 +201,13 @@ fn loss_and_gradients_are_those_of_a_plain_f64_transformer() {
 #[test]
 fn the_same_bits_on_every_instruction_set_and_thread_count() {
     let m = model(true);
-    let first = run(&m, Cpu { pool: Pool::new(1), isa: Isa::Portable }, DType::F32);
+    let first = run(&m, Cpu::with(1, Isa::Portable), DType::F32);
     assert!(first.0.iter().all(|x| x.is_finite()));
     for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
         for threads in [1, 2, 3] {
-            let other = run(&m, Cpu { pool: Pool::new(threads), isa }, DType::F32);
+            let other = run(&m, Cpu::with(threads, isa), DType::F32);
             assert_eq!(first, other, "{} with {threads} threads", isa.name());
-            let half = |threads| run(&m, Cpu { pool: Pool::new(threads), isa }, DType::Bf16);
+            let half = |threads| run(&m, Cpu::with(threads, isa), DType::Bf16);
             assert_eq!(half(1), half(threads), "bf16 on {}", isa.name());
         }
     }

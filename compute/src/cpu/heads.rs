@@ -41,6 +41,30 @@ impl Rope {
         Rope { head_dim, frequencies, scale, tables }
     }
 
+    /// Elements of a head.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+
+    /// Frequencies: half the elements of a head that are rotated.
+    pub fn frequencies(&self) -> usize {
+        self.frequencies.len()
+    }
+
+    /// Number of positions, up to 511 more than were asked for.
+    pub fn positions(&self) -> usize {
+        self.tables.len() * POSITIONS
+    }
+
+    /// Cosines and sines of the first positions, `[positions, 2, frequencies]`.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn table(&self, positions: usize) -> Vec<f32> {
+        let both = |(cos, sin): (&[f32], &[f32])| [cos, sin].concat();
+        (0..positions as u32).flat_map(|p| both(self.at(p))).collect()
+    }
+
     fn at(&self, position: u32) -> (&[f32], &[f32]) {
         let (table, row) = (position as usize / POSITIONS, position as usize % POSITIONS);
         let n = self.frequencies.len();

@@ -25,7 +25,7 @@ pub(crate) fn everywhere(run: impl Fn(&Cpu) -> Vec<f32>) -> Vec<f32> {
     let mut first: Option<Vec<f32>> = None;
     for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
         for threads in [1, 2, 3] {
-            let out = run(&Cpu { pool: Pool::new(threads), isa });
+            let out = run(&Cpu::with(threads, isa));
             match &first {
                 None => first = Some(out),
                 Some(f) => {

@@ -45,6 +45,10 @@ fn rows_come_out_as_they_went_in() {
             let mut row = vec![0.0; cols];
             strips.row(r, &mut row);
             assert_eq!(row, want, "{} row {r}", kind.name());
+            let bytes = data.len() / rows;
+            let mut blocks = vec![0; bytes];
+            strips.row_blocks(r, &mut blocks);
+            assert_eq!(blocks, data[r * bytes..(r + 1) * bytes], "{} row {r}", kind.name());
         }
     }
 }

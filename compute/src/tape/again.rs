@@ -4,7 +4,7 @@
 
 use std::rc::Rc;
 
-use super::{Op, Tape, Var};
+use super::{Op, Tape, Var, card};
 
 /// How a value is made from another.
 pub(super) type Made<'a> = Rc<dyn Fn(&mut Tape<'a>, Var) -> Var + 'a>;
@@ -16,6 +16,9 @@ impl<'a> Tape<'a> {
     pub fn again(&mut self, x: Var, made: impl Fn(&mut Tape<'a>, Var) -> Var + 'a) -> Var {
         if !(self.recording() && self.ws.recompute) {
             return made(self, x);
+        }
+        if self.ws.card.is_some() {
+            return card::again(self, x, Rc::new(made));
         }
         let (gradients, from) = (self.gradients.take(), self.nodes.len());
         let y = made(self, x);

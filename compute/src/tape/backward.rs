@@ -11,6 +11,7 @@ impl<'a> Tape<'a> {
     /// Adds a gradient to a value from outside, `[rows, cols]`, for [`Tape::backward`] to start
     /// from.
     pub fn seed(&mut self, x: Var, gradient: &[f32]) {
+        on_card!(self, seed(self, x, gradient));
         assert_eq!(gradient.len(), self.nodes[x.0].value.len(), "elements of a gradient");
         let mut dx = self.ws.floats.take(gradient.len());
         dx.copy_from_slice(gradient);
@@ -21,6 +22,7 @@ impl<'a> Tape<'a> {
     /// ([`Tape::cross_entropy`], [`Tape::seed`]), and adds to the parameters' gradients. Values
     /// are given up on the way; gradients of inputs stay.
     pub fn backward(&mut self) {
+        on_card!(self, back_to(self, 0));
         self.back_to(0);
     }
 
@@ -49,7 +51,7 @@ impl<'a> Tape<'a> {
             Op::Dropout { x, mask } => return self.dropout_back(x, mask, dy),
             op => op,
         };
-        let Tape { ws, parameters, gradients, nodes } = self;
+        let Tape { ws, parameters, gradients, nodes, .. } = self;
         let Some(gradients) = gradients.as_mut() else { return };
         let cpu = ws.cpu.clone();
         let (rows, cols) = (nodes[i].rows, nodes[i].cols);

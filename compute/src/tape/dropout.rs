@@ -23,11 +23,16 @@ pub struct Dropout {
 /// A choice of elements.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mask {
-    key: u64,
-    rate: f32,
+    pub(super) key: u64,
+    pub(super) rate: f32,
 }
 
 impl Mask {
+    /// That of the adapter whose first factor is `a`.
+    pub(super) fn new(seed: u64, rate: f32, a: ParamId) -> Mask {
+        Mask { key: Rng::new(seed).numbered(a.0 as u64).next_u64(), rate }
+    }
+
     /// `y = x / (1 - rate)` where an element stays, 0 where not.
     fn apply(self, pool: &Pool, x: &[f32], y: &mut [f32]) {
         let least = (f64::from(self.rate) * 2f64.powi(32)) as u64;
@@ -59,7 +64,7 @@ impl Tape<'_> {
         else {
             return x;
         };
-        let mask = Mask { key: Rng::new(seed).numbered(a.0 as u64).next_u64(), rate };
+        let mask = Mask::new(seed, rate, a);
         let mut y = self.ws.floats.take(self.nodes[x.0].value.len());
         mask.apply(&self.ws.cpu.pool, self.value(x), &mut y);
         self.push(y, self.nodes[x.0].rows, Op::Dropout { x, mask })

@@ -28,6 +28,10 @@ impl Tape<'_> {
     /// On a tape that records.
     pub fn experts(&mut self, x: Var, layer: &Experts, f: Activation) -> Var {
         assert!(!self.recording(), "a mixture of experts has no backward pass");
+        assert!(
+            self.ws.card.is_none(),
+            "a mixture of experts is computed on the CPU alone: --device cpu"
+        );
         let (rows, cols) = self.shape(x);
         let shares = self.shares(x, layer);
         let mut y = self.ws.floats.zeros(rows * cols);

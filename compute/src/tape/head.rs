@@ -7,7 +7,7 @@ use crate::parameters::ParamId;
 use crate::{Cpu, IGNORE};
 
 /// Rows of logits that exist at a time (times the vocabulary).
-const LOGIT_ROWS: usize = 256;
+pub(super) const LOGIT_ROWS: usize = 256;
 
 /// What makes logits.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -53,6 +53,7 @@ impl Loss {
 impl Tape<'_> {
     /// Logits `h wᵀ` of chosen rows: `[rows.len(), vocab]`.
     pub fn logits(&mut self, h: Var, rows: &[usize], head: Head) -> Vec<f32> {
+        on_card!(self, logits(self, h, rows, head));
         let x = self.gather(h, rows);
         let mut y = vec![0.0; rows.len() * self.parameters.get(head.weight).value.rows()];
         self.product_of(&x, rows.len(), head.weight, &mut y);
@@ -84,6 +85,7 @@ impl Tape<'_> {
     /// in pieces of 256 rows. When recording, gradients of `sum(weights * nats)` go to `h` and
     /// `w`; `weights` has one number a row.
     pub fn cross_entropy(&mut self, h: Var, head: Head, targets: &[u32], weights: &[f32]) -> Loss {
+        on_card!(self, cross_entropy(self, h, head, targets, weights));
         let w = head.weight;
         let (rows, cols) = self.shape(h);
         assert!(targets.len() == rows && (weights.len() == rows || !self.recording()));

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::card::Card;
 use super::inputs::InputSquares;
 use super::{Dropout, Tape};
 use crate::Cpu;
@@ -25,6 +26,8 @@ fn even(n: usize, most: usize) -> usize {
 /// What passes over one model share: step memory and packed weights.
 pub struct Workspace {
     pub(super) cpu: Arc<Cpu>,
+    /// Where passes are computed, if not on the CPU.
+    pub(super) card: Option<Card>,
     /// Type of the operands of products; sums and everything else are f32.
     products: DType,
     /// Whether products with quantised weights never round activations.
@@ -61,6 +64,7 @@ impl Workspace {
     /// An empty workspace. `products` is the type of the operands of matrix products.
     pub fn new(cpu: Arc<Cpu>, products: DType) -> Workspace {
         Workspace {
+            card: cpu.card.clone().map(Card::new),
             cpu,
             products,
             exact: false,
@@ -81,6 +85,10 @@ impl Workspace {
     /// activations to 8 bits, or with BF16 to those where the CPU multiplies them: exact, slower.
     pub fn set_exact(&mut self, exact: bool) {
         self.exact = exact;
+    }
+
+    pub(super) fn is_exact(&self) -> bool {
+        self.exact || self.learns && !self.learn_rounded
     }
 
     /// Passes that record go forward as others do from now on: activations are rounded before products with quantised
@@ -119,12 +127,13 @@ impl Workspace {
     /// To be called after parameters were changed: packed copies are made anew on use.
     pub fn weights_changed(&mut self) {
         self.packs.iter_mut().for_each(|p| p.stale = true);
+        self.card.iter_mut().for_each(Card::weights_changed);
     }
 
     /// A pass that only computes.
     pub fn compute<'a>(&'a mut self, parameters: &'a Parameters) -> Tape<'a> {
         self.learns = false;
-        Tape { ws: self, parameters, gradients: None, nodes: Vec::new() }
+        Tape::new(self, parameters, None)
     }
 
     /// A pass that remembers its operations and adds to `gradients`.
@@ -134,7 +143,7 @@ impl Workspace {
         gradients: &'a mut Gradients,
     ) -> Tape<'a> {
         self.learns = true;
-        Tape { ws: self, parameters, gradients: Some(gradients), nodes: Vec::new() }
+        Tape::new(self, parameters, Some(gradients))
     }
 
     /// Packs a weight for the products that are to come.
@@ -258,10 +267,9 @@ impl Workspace {
 
     /// What activations are narrowed to before products with a weight that stays as it was stored.
     fn narrowed(&self, w: &Strips) -> Option<Narrow> {
-        let exact = self.exact || self.learns && !self.learn_rounded;
         let halves = w.has_pairs() && peak::multiplies_bf16(self.cpu.isa);
         match (w.rounds(), halves) {
-            _ if exact => None,
+            _ if self.is_exact() => None,
             (true, _) => Some(Narrow::Bytes),
             (_, true) => Some(Narrow::Halves),
             _ => None,

@@ -218,7 +218,7 @@ fn bf16_is_close_to_plain_attention() {
     for c in cases().into_iter().map(halved) {
         let (out, lse) = plain(&c, &wide(&c));
         for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
-            let cpu = |threads| Cpu { pool: Pool::new(threads), isa };
+            let cpu = |threads| Cpu::with(threads, isa);
             let got = c.forward(&cpu(1));
             close("out", &got.0, &out, 6e-3);
             close("lse", &got.1, &lse, 3e-6);
@@ -297,10 +297,10 @@ fn same_bits(a: &[f32], b: &[f32]) {
 fn tokens_one_by_one_in_pieces_and_at_once_are_the_same_bits() {
     for c in cases() {
         let (pages, sequences) = filled(&c, 1, KvType::F32);
-        let whole = c.forward(&Cpu { pool: Pool::new(1), isa: Isa::Portable }).0;
+        let whole = c.forward(&Cpu::with(1, Isa::Portable)).0;
         for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
             for (threads, step) in [(1, 1), (3, 1), (2, 7), (1, 64), (2, 100), (2, 1000)] {
-                let cpu = Cpu { pool: Pool::new(threads), isa };
+                let cpu = Cpu::with(threads, isa);
                 same_bits(&in_steps(&c, &cpu, &pages, &sequences, step), &whole);
             }
         }
@@ -331,10 +331,10 @@ fn a_cache_of_fewer_bits_is_attention_over_rounded_keys() {
             let (pages, sequences) = filled(&c, 1, kind);
             let (k, v) = (rounded(&c.k, c.s.head_dim, kind), rounded(&c.v, c.s.head_dim, kind));
             let whole = Case { k, v, q: c.q.clone(), spans: c.spans.clone(), dout: vec![], ..c };
-            let whole = whole.forward(&Cpu { pool: Pool::new(1), isa: Isa::Portable }).0;
+            let whole = whole.forward(&Cpu::with(1, Isa::Portable)).0;
             for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
                 for (threads, step) in [(3, 1), (2, 100)] {
-                    let cpu = Cpu { pool: Pool::new(threads), isa };
+                    let cpu = Cpu::with(threads, isa);
                     same_bits(&in_steps(&c, &cpu, &pages, &sequences, step), &whole);
                 }
             }

@@ -69,7 +69,7 @@ fn bf16_is_close_and_does_not_depend_on_threads() {
         for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
             let mut first = None;
             for threads in [1, 2, 3] {
-                let cpu = Cpu { pool: Pool::new(threads), isa };
+                let cpu = Cpu::with(threads, isa);
                 let mut c = vec![1.0; m * n];
                 let ma = Mat { data: &ha[..], stride: k, transposed: false };
                 let mb = Mat { data: &hb[..], stride: n, transposed: false };
@@ -131,7 +131,7 @@ fn long_chains_are_not_split() {
         }
         for isa in Isa::ALL.into_iter().filter(|i| *i > Isa::Portable && i.available()) {
             for threads in [1, 3] {
-                let cpu = Cpu { pool: Pool::new(threads), isa };
+                let cpu = Cpu::with(threads, isa);
                 for a in [ma, ta] {
                     let mut c = c0.clone();
                     gemm(&cpu, m, n, k, a, mb, &mut c, n, true);

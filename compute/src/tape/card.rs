@@ -1,0 +1,511 @@
+//! The tape on a card: the operations of [`Tape`] by the kernels of [`cuda`], in the same order and with the same
+//! contracts. Values are f32 in the card's memory, with a copy in bf16 once a product wants one. Parameters stay where
+//! they are; the card has copies of what passes read, which are made again after
+//! [`Workspace::weights_changed`](super::Workspace::weights_changed).
+//!
+//! A card that fails ends the pass: [`ended`].
+
+mod backward;
+mod cached;
+mod forward;
+mod head;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use cuda::matmul::{Matrix, matmul};
+use cuda::ops::quantised::{self, BlockType};
+use cuda::ops::{self, Output, Sums, attention::Spans, kv::CachedSpans};
+use cuda::{Buffer, Error, Gpu, Slice, SliceMut};
+
+use super::{Dropout, Linear, Tape, Var, again, dropout};
+use crate::Span;
+use crate::blocks;
+use crate::cpu::attention::AttentionShape;
+use crate::cpu::gated::Activation;
+use crate::cpu::heads::Rope;
+use crate::parameters::{ParamId, Parameters};
+use crate::strips::Strips;
+use crate::tensor::DType;
+
+pub(super) use backward::{back_to, seed};
+pub(super) use cached::attention_cached;
+pub(super) use forward::*;
+pub(super) use head::{cross_entropy, logits};
+
+/// Rows of a product from which weights that stay as they were stored are widened for it first.
+const MANY: usize = 64;
+
+/// What went wrong on the card, if anything did, as a panic without a message: who has a place for errors catches it
+/// with [`caught`].
+pub(crate) fn ended<T>(result: Result<T, Error>) -> T {
+    result.unwrap_or_else(|error| std::panic::resume_unwind(Box::new(error)))
+}
+
+/// What passes over one model have on a card.
+pub(super) struct Card {
+    pub(super) gpu: Gpu,
+    weights: Vec<Weight>,
+    gradients: Vec<Option<Buffer<f32>>>,
+    ropes: Vec<(Arc<Rope>, Arc<ops::heads::Rope>)>,
+}
+
+/// The card of a tape that is on one.
+fn there(card: &mut Option<Card>) -> &mut Card {
+    match card {
+        Some(card) => card,
+        None => unreachable!("a tape that is on no card"),
+    }
+}
+
+/// What was brought to the card last, and what it was made from.
+type Last<K, V> = Option<(Rc<[K]>, Rc<V>)>;
+
+/// What layer after layer of a pass asks for.
+#[derive(Default)]
+pub(super) struct Pass {
+    positions: Last<u32, Buffer<u32>>,
+    spans: Last<Span, Spans>,
+    cached_spans: Option<CachedSpans>,
+}
+
+impl Pass {
+    /// Numbers of rows.
+    fn numbers(&mut self, gpu: &Gpu, numbers: &Rc<[u32]>) -> Result<Rc<Buffer<u32>>, Error> {
+        if let Some((_, buffer)) = self.positions.as_ref().filter(|(k, _)| Rc::ptr_eq(k, numbers)) {
+            return Ok(buffer.clone());
+        }
+        let buffer = Rc::new(gpu.upload(numbers, "positions")?);
+        self.positions = Some((numbers.clone(), buffer.clone()));
+        Ok(buffer)
+    }
+
+    fn spans(&mut self, gpu: &Gpu, rows: usize, spans: &Rc<[Span]>) -> Result<Rc<Spans>, Error> {
+        if let Some((_, made)) = self.spans.as_ref().filter(|(k, _)| Rc::ptr_eq(k, spans)) {
+            return Ok(made.clone());
+        }
+        let list: Vec<_> = spans.iter().map(|s| (s.start, s.len)).collect();
+        let made = Rc::new(Spans::new(gpu, rows, &list)?);
+        self.spans = Some((spans.clone(), made.clone()));
+        Ok(made)
+    }
+}
+
+/// A parameter on the card, in the forms that were asked for.
+#[derive(Default)]
+struct Weight {
+    stale: bool,
+    plain: Option<Buffer<f32>>,
+    half: Option<Buffer<u16>>,
+    stored: Option<quantised::Weights>,
+}
+
+/// A value on the card.
+pub(super) struct Node<'a> {
+    /// `[rows, cols]`; `None` when it was given up.
+    value: Option<Buffer<f32>>,
+    half: Option<Buffer<u16>>,
+    rows: usize,
+    cols: usize,
+    gradient: Option<Buffer<f32>>,
+    op: Op<'a>,
+}
+
+/// As [`super::Op`].
+enum Op<'a> {
+    Input,
+    Again {
+        x: Var,
+        made: again::Made<'a>,
+    },
+    Dropout {
+        x: Var,
+        mask: dropout::Mask,
+    },
+    Add {
+        a: Var,
+        b: Var,
+    },
+    Scale {
+        x: Var,
+        factor: f32,
+    },
+    Embedding {
+        table: ParamId,
+        ids: Rc<Buffer<u32>>,
+    },
+    Linear {
+        x: Var,
+        layer: Linear,
+        residual: Option<Var>,
+    },
+    RmsNorm {
+        x: Var,
+        w: ParamId,
+        inv: Buffer<f32>,
+    },
+    LayerNorm {
+        x: Var,
+        w: ParamId,
+        b: ParamId,
+        stats: Buffer<f32>,
+    },
+    Heads {
+        x: Var,
+        w: Option<ParamId>,
+        inv: Option<Buffer<f32>>,
+        rope: Arc<ops::heads::Rope>,
+        positions: Rc<Buffer<u32>>,
+    },
+    Attention {
+        q: Var,
+        k: Var,
+        v: Var,
+        shape: AttentionShape,
+        spans: Rc<Spans>,
+        lse: Buffer<f32>,
+    },
+    Gated {
+        f: Activation,
+        gate: Var,
+        up: Option<Var>,
+    },
+}
+
+impl Node<'_> {
+    fn value(&self) -> Slice<'_, f32> {
+        match &self.value {
+            Some(value) => value.slice(),
+            None => panic!("a value that was given up"),
+        }
+    }
+
+    /// Its elements, in main memory.
+    pub(super) fn read(&self) -> Vec<f32> {
+        ended(self.value().read())
+    }
+
+    pub(super) fn read_gradient(&self) -> Option<Vec<f32>> {
+        self.gradient.as_ref().map(|gradient| ended(gradient.read()))
+    }
+
+    pub(super) fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
+    /// Gives up its memory.
+    pub(super) fn give_up(&mut self) {
+        (self.value, self.half) = (None, None);
+        self.op = Op::Input;
+    }
+
+    /// Makes the copy in bf16, if there is none.
+    fn halve(&mut self, gpu: &Gpu) -> Result<(), Error> {
+        if self.half.is_none() {
+            self.half = Some(halved(gpu, self.value())?);
+        }
+        Ok(())
+    }
+
+    /// The copy in bf16, which was made.
+    fn half(&self) -> Slice<'_, u16> {
+        match &self.half {
+            Some(half) => half.slice(),
+            None => panic!("a value that was not rounded"),
+        }
+    }
+}
+
+/// A copy in bf16.
+fn halved(gpu: &Gpu, x: Slice<'_, f32>) -> Result<Buffer<u16>, Error> {
+    let mut half = gpu.buffer(x.len(), "a value in bf16")?;
+    ops::update::round_bf16(gpu, x, half.slice_mut())?;
+    Ok(half)
+}
+
+/// How products are to be computed.
+#[derive(Clone, Copy)]
+pub(super) struct Precision {
+    pub(super) products: DType,
+    /// Weights of fewer bits are widened to f32.
+    pub(super) exact: bool,
+}
+
+impl Precision {
+    /// Whether a product with this weight reads bf16.
+    fn halves(self, strips: Option<&Strips>) -> bool {
+        match strips {
+            Some(_) => !self.exact,
+            None => self.products == DType::Bf16,
+        }
+    }
+}
+
+impl Card {
+    pub(super) fn new(gpu: Gpu) -> Card {
+        let (weights, gradients, ropes) = (Vec::new(), Vec::new(), Vec::new());
+        Card { gpu, weights, gradients, ropes }
+    }
+
+    pub(super) fn weights_changed(&mut self) {
+        self.weights.iter_mut().for_each(|w| w.stale = true);
+    }
+
+    fn buffer(&self, len: usize, what: &str) -> Result<Buffer<f32>, Error> {
+        self.gpu.buffer(len, what)
+    }
+
+    /// A parameter's place, without what is out of date.
+    fn weight(&mut self, id: ParamId) -> &mut Weight {
+        if self.weights.len() <= id.0 {
+            self.weights.resize_with(id.0 + 1, Weight::default);
+        }
+        let weight = &mut self.weights[id.0];
+        if weight.stale {
+            *weight = Weight::default();
+        }
+        weight
+    }
+
+    /// A parameter that is f32, as it is.
+    fn plain(&mut self, parameters: &Parameters, id: ParamId) -> Result<&Buffer<f32>, Error> {
+        let gpu = self.gpu.clone();
+        let slot = &mut self.weight(id).plain;
+        Ok(match slot {
+            Some(plain) => plain,
+            None => slot.insert(gpu.upload(parameters.f32(id), &parameters.get(id).name)?),
+        })
+    }
+
+    /// A parameter that is f32, rounded to bf16.
+    fn half(&mut self, parameters: &Parameters, id: ParamId) -> Result<&Buffer<u16>, Error> {
+        let gpu = self.gpu.clone();
+        let slot = &mut self.weight(id).half;
+        Ok(match slot {
+            Some(half) => half,
+            None => {
+                let round = |x: &f32| half::bf16::from_f32(*x).to_bits();
+                let bits: Vec<u16> = parameters.f32(id).iter().map(round).collect();
+                slot.insert(gpu.upload(&bits, &parameters.get(id).name)?)
+            }
+        })
+    }
+
+    /// A parameter of fewer bits, as it was stored; types that the card has no kernels for as BF16.
+    fn stored(
+        &mut self,
+        w: &Strips,
+        id: ParamId,
+        name: &str,
+    ) -> Result<&quantised::Weights, Error> {
+        let gpu = self.gpu.clone();
+        let slot = &mut self.weight(id).stored;
+        Ok(match slot {
+            Some(stored) => stored,
+            None => {
+                let (rows, cols) = (w.rows(), w.cols());
+                let (kind, blocks) = match kind_on_card(w.kind()) {
+                    Some(kind) => {
+                        let row = cols / w.kind().elements() * w.kind().bytes();
+                        let mut blocks = vec![0; rows * row];
+                        for (r, row) in blocks.chunks_exact_mut(row.max(1)).enumerate() {
+                            w.row_blocks(r, row);
+                        }
+                        (kind, blocks)
+                    }
+                    None => {
+                        let (mut blocks, mut row) = (Vec::new(), vec![0.0; cols]);
+                        for r in 0..rows {
+                            w.row(r, &mut row);
+                            let bytes = row.iter().map(|x| half::bf16::from_f32(*x).to_le_bytes());
+                            blocks.extend(bytes.flatten());
+                        }
+                        (BlockType::BF16, blocks)
+                    }
+                };
+                slot.insert(quantised::Weights::upload(&gpu, kind, rows, cols, &blocks, name)?)
+            }
+        })
+    }
+
+    /// `c = x wᵀ`, or `c += …`. `x`: `[rows, in]`, with its copy in bf16 where [`Precision::halves`].
+    #[allow(clippy::too_many_arguments)]
+    fn product(
+        &mut self,
+        precision: Precision,
+        parameters: &Parameters,
+        id: ParamId,
+        x: &Node<'_>,
+        c: SliceMut<'_, f32>,
+        more: bool,
+    ) -> Result<(), Error> {
+        let (gpu, rows) = (self.gpu.clone(), x.rows);
+        let weight = parameters.get(id);
+        let (n, k) = (weight.value.rows(), weight.value.cols());
+        assert!(x.cols == k && c.len() == rows * n, "a product with {}", weight.name);
+        let Some(strips) = weight.value.strips() else {
+            return match precision.products {
+                DType::Bf16 => {
+                    let w = Matrix::bf16(self.half(parameters, id)?.slice(), n, k);
+                    matmul(&gpu, Matrix::bf16(x.half(), rows, k), w.t(), c, more)
+                }
+                DType::F32 => {
+                    let w = Matrix::f32(self.plain(parameters, id)?.slice(), n, k);
+                    matmul(&gpu, Matrix::f32(x.value(), rows, k), w.t(), c, more)
+                }
+            };
+        };
+        let w = self.stored(strips, id, &weight.name)?;
+        if precision.halves(Some(strips)) && rows < MANY {
+            return quantised::product(&gpu, x.half(), w, c, more);
+        }
+        match widened(&gpu, precision, w)? {
+            Wide::Half(w) => {
+                let w = Matrix::bf16(w.slice(), n, k);
+                matmul(&gpu, Matrix::bf16(x.half(), rows, k), w.t(), c, more)
+            }
+            Wide::Plain(w) => {
+                let w = Matrix::f32(w.slice(), n, k);
+                matmul(&gpu, Matrix::f32(x.value(), rows, k), w.t(), c, more)
+            }
+        }
+    }
+
+    /// `dx = dy w`, or `dx += …`. `dy`: `[rows, out]`, with a copy in bf16 where [`Precision::halves`].
+    #[allow(clippy::too_many_arguments)]
+    fn product_back(
+        &mut self,
+        precision: Precision,
+        parameters: &Parameters,
+        id: ParamId,
+        rows: usize,
+        dy: Slice<'_, f32>,
+        dy_half: Option<Slice<'_, u16>>,
+        dx: SliceMut<'_, f32>,
+        more: bool,
+    ) -> Result<(), Error> {
+        let gpu = self.gpu.clone();
+        let weight = parameters.get(id);
+        let (n, k) = (weight.value.rows(), weight.value.cols());
+        if let Some(strips) = weight.value.strips() {
+            // As on the CPU, the way back is that of exact products.
+            let exact = Precision { exact: true, ..precision };
+            return match widened(&gpu, exact, self.stored(strips, id, &weight.name)?)? {
+                Wide::Plain(w) => {
+                    let w = Matrix::f32(w.slice(), n, k);
+                    matmul(&gpu, Matrix::f32(dy, rows, n), w, dx, more)
+                }
+                Wide::Half(_) => Ok(()),
+            };
+        }
+        match dy_half {
+            Some(dy) => {
+                let w = Matrix::bf16(self.half(parameters, id)?.slice(), n, k);
+                matmul(&gpu, Matrix::bf16(dy, rows, n), w, dx, more)
+            }
+            None => {
+                let w = Matrix::f32(self.plain(parameters, id)?.slice(), n, k);
+                matmul(&gpu, Matrix::f32(dy, rows, n), w, dx, more)
+            }
+        }
+    }
+
+    /// The gradient of a parameter, to add to.
+    fn gradient(
+        &mut self,
+        parameters: &Parameters,
+        id: ParamId,
+    ) -> Result<&mut Buffer<f32>, Error> {
+        if self.gradients.len() <= id.0 {
+            self.gradients.resize_with(id.0 + 1, || None);
+        }
+        let gpu = self.gpu.clone();
+        let slot = &mut self.gradients[id.0];
+        Ok(match slot {
+            Some(gradient) => gradient,
+            None => {
+                let (len, name) = (parameters.get(id).value.len(), &parameters.get(id).name);
+                slot.insert(gpu.zeros(len, &format!("the gradient of {name}"))?)
+            }
+        })
+    }
+
+    /// The same, taken out while its parameter is read; `None` for one that isn't trained.
+    fn take_gradient(
+        &mut self,
+        parameters: &Parameters,
+        id: ParamId,
+    ) -> Result<Option<Buffer<f32>>, Error> {
+        if !parameters.get(id).trainable {
+            return Ok(None);
+        }
+        self.gradient(parameters, id)?;
+        Ok(self.gradients[id.0].take())
+    }
+
+    fn put_gradient(&mut self, id: ParamId, gradient: Option<Buffer<f32>>) {
+        if gradient.is_some() {
+            self.gradients[id.0] = gradient;
+        }
+    }
+
+    /// What [`Card::plain`] has brought here.
+    fn known(&self, id: ParamId) -> Slice<'_, f32> {
+        match self.weights.get(id.0).and_then(|w| w.plain.as_ref()) {
+            Some(plain) => plain.slice(),
+            None => panic!("a parameter that is not on the card"),
+        }
+    }
+
+    /// Angles of at least `positions` positions.
+    fn rope(&mut self, rope: &Arc<Rope>, positions: usize) -> Result<Arc<ops::heads::Rope>, Error> {
+        let slot = self.ropes.iter().position(|(known, _)| Arc::ptr_eq(known, rope));
+        if let Some((_, made)) =
+            slot.map(|i| &self.ropes[i]).filter(|r| r.1.positions() >= positions)
+        {
+            return Ok(made.clone());
+        }
+        // Twice as many as are asked for, so that long answers don't make them again and again.
+        let positions = (2 * positions).min(rope.positions());
+        let table = rope.table(positions);
+        let made = Arc::new(ops::heads::Rope::new(
+            &self.gpu,
+            rope.head_dim(),
+            rope.frequencies(),
+            &table,
+        )?);
+        match slot {
+            Some(i) => self.ropes[i].1 = made.clone(),
+            None => self.ropes.push((rope.clone(), made.clone())),
+        }
+        Ok(made)
+    }
+}
+
+/// A weight, widened for a product.
+enum Wide {
+    Half(Buffer<u16>),
+    Plain(Buffer<f32>),
+}
+
+fn widened(gpu: &Gpu, precision: Precision, w: &quantised::Weights) -> Result<Wide, Error> {
+    let len = w.rows() * w.cols();
+    if precision.exact {
+        let mut plain = gpu.buffer(len, "a widened weight")?;
+        quantised::widen(gpu, w, 0, Output::f32(plain.slice_mut()))?;
+        return Ok(Wide::Plain(plain));
+    }
+    let mut half = gpu.buffer(len, "a widened weight")?;
+    quantised::widen(gpu, w, 0, Output::bf16(half.slice_mut()))?;
+    Ok(Wide::Half(half))
+}
+
+/// The card's name of a type, if it has kernels for it.
+fn kind_on_card(kind: blocks::BlockType) -> Option<BlockType> {
+    BlockType::ALL.into_iter().find(|known| known.name() == kind.name())
+}
+
+/// Scratch of sums over `rows` rows of `width`.
+fn scratch(gpu: &Gpu, rows: usize, width: usize) -> Result<Buffer<f32>, Error> {
+    gpu.buffer(ops::bias::parts(rows) * width, "sums")
+}
