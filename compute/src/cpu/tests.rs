@@ -6,7 +6,7 @@ use super::gated::{Activation, gated, gated_backward};
 use super::heads::{Rope, norm_rotate, norm_rotate_backward};
 use super::layer_norm::{layer_norm, layer_norm_backward};
 use super::{Cpu, embedding, norm, softmax, update};
-use crate::{Isa, Pool};
+use crate::Isa;
 
 /// Numbers in (-1, 1) from a linear congruence: no relation to anything in the code under test.
 pub(crate) fn noise(seed: u64, n: usize) -> Vec<f32> {

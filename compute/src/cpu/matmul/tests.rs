@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cpu::tests::{everywhere, noise};
-use crate::{Isa, Pool};
+use crate::Isa;
 
 const SHAPES: [[usize; 3]; 7] =
     [[1, 1, 1], [3, 17, 129], [17, 129, 3], [129, 3, 17], [9, 49, 260], [64, 96, 128], [1, 200, 0]];
