@@ -4,9 +4,9 @@ use std::io::Write;
 use std::sync::Arc;
 
 use clap::Args;
-use compute::Cpu;
 use compute::cpu::peak;
 use compute::tensor::DType;
+use compute::{Cpu, Gpu};
 use serde_json::Value;
 use train::Precision;
 
@@ -27,7 +27,7 @@ pub struct Common {
         value_parser = clap::value_parser!(u16).range(1..=1024)
     )]
     pub threads: Vec<u16>,
-    /// What to compute on: auto, cpu or cuda[:N].
+    /// What to compute on: cpu, cuda[:N] (an NVIDIA card), or auto, which is the CPU.
     #[arg(long, global = true, default_value = "auto")]
     pub device: String,
     /// Seed of everything random.
@@ -40,19 +40,23 @@ impl Common {
     /// of threads.
     ///
     /// # Errors
-    /// A device that isn't there; several numbers of threads.
+    /// No device's name; several numbers of threads.
     pub fn check(&self, lists: bool) -> Result<(), Failure> {
         if self.threads.len() > 1 && !lists {
             return Err(Failure::invalid("--threads: only `bench infer` takes several numbers"));
         }
-        match self.device.as_str() {
-            "auto" | "cpu" => Ok(()),
-            d if d == "cuda" || d.starts_with("cuda:") => Err(Failure::invalid(format!(
-                "--device {d}: this version computes on the CPU only"
-            ))
-            .hint("Leave --device out, or say --device cpu.")),
-            d => Err(Failure::invalid(format!("--device {d}: one of auto, cpu, cuda, cuda:N"))),
-        }
+        self.card().map(|_| ())
+    }
+
+    /// The number of the card to compute on, if it is one.
+    fn card(&self) -> Result<Option<usize>, Failure> {
+        let number = match self.device.as_str() {
+            "auto" | "cpu" => return Ok(None),
+            "cuda" => Some(0),
+            other => other.strip_prefix("cuda:").and_then(|n| n.parse().ok()),
+        };
+        let wrong = || format!("--device {}: one of auto, cpu, cuda, cuda:N", self.device);
+        number.map(Some).ok_or_else(|| Failure::invalid(wrong()))
     }
 
     /// Number of threads.
@@ -61,9 +65,25 @@ impl Common {
         self.threads.first().map_or_else(all, |n| usize::from(*n))
     }
 
-    /// The processor with its threads.
-    pub fn cpu(&self) -> Arc<Cpu> {
-        Arc::new(Cpu::new(self.threads()))
+    /// The processor with its threads, and the card beside it that is to compute.
+    ///
+    /// # Errors
+    /// A card that isn't there, or something of NVIDIA's that it needs.
+    pub fn cpu(&self) -> Result<Arc<Cpu>, Failure> {
+        self.cpu_with(self.threads())
+    }
+
+    /// The same, with so many threads.
+    ///
+    /// # Errors
+    /// As [`Common::cpu`].
+    pub fn cpu_with(&self, threads: usize) -> Result<Arc<Cpu>, Failure> {
+        let missing = |error| {
+            let message = format!("--device {}: {error}", self.device);
+            Failure::invalid(message).hint("--device cpu computes on the CPU.")
+        };
+        let card = self.card()?.map(|n| Gpu::open(n).map_err(missing)).transpose()?;
+        Ok(Arc::new(Cpu { card, ..Cpu::new(threads) }))
     }
 
     /// Prints an object as lines of name and value, for people.

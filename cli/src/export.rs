@@ -91,7 +91,7 @@ pub fn export(args: &ExportArgs, common: &Common) -> Result<Value, Failure> {
     if let Some(path) = files.into_iter().flatten().find(there) {
         return Err(ExportError::Exists(path.clone()).into());
     }
-    let cpu = common.cpu();
+    let cpu = common.cpu()?;
     // Kept as they are: nothing is lost, and they take no more memory than their file.
     let mut loaded = load_keeping(&local(&args.model)?, Some(&cpu))?;
     adapt(&mut loaded.transformer, &args.adapters)?;

@@ -103,7 +103,7 @@ pub fn start(
     common: &Common,
     sequences: usize,
 ) -> Result<Assistant, Failure> {
-    let cpu = common.cpu();
+    let cpu = common.cpu()?;
     let mut loaded = model.load(&cpu)?;
     loaded.transformer.limit_context(sampling.context);
     let options = Options::new(loaded.transformer.config(), sequences);

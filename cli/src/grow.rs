@@ -139,7 +139,7 @@ pub fn train(command: &TrainCommand, common: &Common) -> Result<Value, Failure> 
 pub fn grow(args: &GrowArgs, common: &Common) -> Result<Value, Failure> {
     let start = Instant::now();
     let (name, recipe) = settle(args, common)?;
-    let cpu = common.cpu();
+    let cpu = common.cpu()?;
     let base = Base::of(&recipe, &cpu)?;
     let recompute = match &base {
         Some(base) => base.recompute,

@@ -93,7 +93,13 @@ pub fn main() -> ExitCode {
     let common = &arguments.common;
     interrupt::listen(common.json);
     let lists = matches!(arguments.command, Command::Bench(BenchCommand::Infer(_)));
-    match common.check(lists).and_then(|()| run(&arguments.command, common)) {
+    let result = compute::tape::caught(|| {
+        common.check(lists)?;
+        run(&arguments.command, common)
+    });
+    match result.unwrap_or_else(|error| {
+        Err(Failure::failed(error).hint("--device cpu computes on the CPU."))
+    }) {
         Ok(value) => {
             if common.json {
                 common::say(&value.to_string());

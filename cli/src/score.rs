@@ -42,7 +42,7 @@ enum WindowKind {
 /// # Errors
 /// What can't be read; windows that don't fit.
 pub fn score(args: &ScoreArgs, common: &Common) -> Result<Value, Failure> {
-    let cpu = common.cpu();
+    let cpu = common.cpu()?;
     let loaded = args.model.load(&cpu)?;
     let text = store::read_text(&args.file)?;
     let context = args.context.unwrap_or(loaded.transformer.config().max_position_embeddings);

@@ -151,7 +151,7 @@ impl ServedArgs {
         common: &Common,
         change: impl Fn(&mut Options),
     ) -> Result<(Arc<App>, usize), Failure> {
-        let cpu = common.cpu();
+        let cpu = common.cpu()?;
         let (adapters, models): (Vec<_>, Vec<_>) =
             self.also.iter().partition(|(_, path)| is_adapter(path));
         let name = self.name.clone().unwrap_or_else(|| {

@@ -251,6 +251,13 @@ const FRESH: &[Case] = &[
         2,
         &["--device tpu", "auto, cpu, cuda"],
     ),
+    (
+        "a card's number that is none",
+        |_| {},
+        "grow small.toml --device cuda:x",
+        2,
+        &["cuda:x", "cuda:N"],
+    ),
     ("an unknown command", |_| {}, "grwo", 2, &["unrecognized subcommand", "grow"]),
 ];
 

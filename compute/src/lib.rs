@@ -17,6 +17,7 @@ pub mod tape;
 pub mod tensor;
 
 pub use cpu::Cpu;
+pub use cuda::{Error as CardError, Gpu};
 pub use pool::Pool;
 pub use simd::Isa;
 

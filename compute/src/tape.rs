@@ -36,6 +36,7 @@ use crate::kv::KvPages;
 use crate::parameters::{Gradients, ParamId, Parameters};
 use crate::tensor::Tensor;
 
+pub use card::caught;
 pub(crate) use card::ended;
 pub use dropout::Dropout;
 pub use experts::Experts;

@@ -73,6 +73,9 @@ pub enum GenerateError {
         /// The model's.
         model: usize,
     },
+    /// The card that computes has failed; the generator has stopped.
+    #[error("{0}")]
+    Card(String),
     /// An adapter that isn't there.
     #[error("there is no adapter {0}")]
     UnknownAdapter(usize),

@@ -91,7 +91,7 @@ pub fn infer(args: &BenchInferArgs, common: &Common) -> Result<Value, Failure> {
         some => some.iter().map(|n| usize::from(*n)).collect(),
     };
     let start = Instant::now();
-    let loaded = args.model.load(&common.cpu())?;
+    let loaded = args.model.load(&*common.cpu()?)?;
     let load_seconds = start.elapsed().as_secs_f64();
     let model = loaded.transformer;
     let context = model.config().max_position_embeddings;

@@ -10,6 +10,7 @@ mod cached;
 mod forward;
 mod head;
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -39,7 +40,18 @@ const MANY: usize = 64;
 /// What went wrong on the card, if anything did, as a panic without a message: who has a place for errors catches it
 /// with [`caught`].
 pub(crate) fn ended<T>(result: Result<T, Error>) -> T {
-    result.unwrap_or_else(|error| std::panic::resume_unwind(Box::new(error)))
+    result.unwrap_or_else(|error| resume_unwind(Box::new(error)))
+}
+
+/// Runs `f`, and gives what went wrong on a card in the middle of it, which left its values unfinished.
+///
+/// # Errors
+/// Those of [`cuda`]. Other panics go on.
+pub fn caught<T>(f: impl FnOnce() -> T) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(f)).map_err(|panic| match panic.downcast() {
+        Ok(error) => *error,
+        Err(panic) => resume_unwind(panic),
+    })
 }
 
 /// What passes over one model have on a card.

@@ -106,7 +106,10 @@ impl Engine {
     /// Until nobody can submit any more and all is answered, or until told to stop.
     pub(super) fn run(mut self) {
         while self.admit() && !self.stop.load(Ordering::Relaxed) {
-            self.step();
+            if let Err(error) = compute::tape::caught(|| self.step()) {
+                let told = || Event::Error(GenerateError::Card(error.to_string()));
+                return self.running.iter_mut().for_each(|s| s.end(told()));
+            }
         }
     }
 

@@ -1,8 +1,8 @@
 //! Products against plain chains and f64, bit for bit where that is promised.
 
 use super::*;
-use crate::cpu::tests::{everywhere, noise};
 use crate::Isa;
+use crate::cpu::tests::{everywhere, noise};
 
 const SHAPES: [[usize; 3]; 7] =
     [[1, 1, 1], [3, 17, 129], [17, 129, 3], [129, 3, 17], [9, 49, 260], [64, 96, 128], [1, 200, 0]];
