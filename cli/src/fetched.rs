@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use compute::Cpu;
 use model::adapter::Adapter;
+use model::config::Config;
 use model::transformer::Transformer;
 use model::{Loaded, directory};
 
@@ -30,9 +31,26 @@ impl ModelArgs {
     /// A model that can't be had, or read.
     pub fn load(&self, cpu: &Cpu) -> Result<Loaded, Failure> {
         let mut loaded = directory::load_keeping(&local(&self.model)?, Some(cpu))?;
+        fits(cpu, loaded.transformer.config())?;
         adapt(&mut loaded.transformer, &self.adapters)?;
         Ok(loaded)
     }
+}
+
+/// Whether a model can be computed where `cpu` says.
+///
+/// # Errors
+/// One that a card has no kernels for.
+pub fn fits(cpu: &Cpu, config: &Config) -> Result<(), Failure> {
+    let head = config.head_dim;
+    let lacks = match &config.mixture {
+        _ if cpu.card.is_none() => return Ok(()),
+        Some(_) => "mixtures of experts".to_string(),
+        None if !head.is_multiple_of(8) || head > 256 => format!("heads of {head} elements"),
+        None => return Ok(()),
+    };
+    Err(Failure::invalid(format!("--device cuda: {lacks} are computed on the CPU only"))
+        .hint("Say --device cpu."))
 }
 
 /// Puts adapters to a model.

@@ -62,6 +62,7 @@ pub fn train(
     model: &mut Transformer,
     job: Job<'_>,
 ) -> Result<Facts, Failure> {
+    crate::fetched::fits(cpu, model.config())?;
     let Job { name, config, products, mut loader, validation, samples, .. } = job;
     let _graceful = interrupt::graceful();
     let folder = run.path(name);

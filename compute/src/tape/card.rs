@@ -521,3 +521,22 @@ fn kind_on_card(kind: blocks::BlockType) -> Option<BlockType> {
 fn scratch(gpu: &Gpu, rows: usize, width: usize) -> Result<Buffer<f32>, Error> {
     gpu.buffer(ops::bias::parts(rows) * width, "sums")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_card_says_is_caught_and_nothing_else() {
+        assert!(matches!(caught(|| ended(Ok(3))), Ok(3)));
+        let gpu = Gpu::emulated();
+        let error = caught(|| ended(gpu.buffer::<f32>(1 << 50, "a key/value cache of 9 pages")));
+        let told = error.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(
+            told.contains("a key/value cache of 9 pages needs 4503599627370496 bytes"),
+            "{told}"
+        );
+        let other = catch_unwind(|| caught(|| assert_eq!(1, 2)));
+        assert!(other.is_err(), "other panics go on");
+    }
+}
