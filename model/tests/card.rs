@@ -10,6 +10,7 @@ use compute::tape::Workspace;
 use compute::tensor::{DType, Tensor};
 use compute::{Cpu, IGNORE, Span};
 use model::config::{Config, Sizes};
+use model::directory::load_keeping;
 use model::init::{Init, initialise};
 use model::transformer::{Step, Transformer};
 
@@ -188,4 +189,55 @@ fn weights_that_changed_are_brought_again() {
     let after = m.loss_rows(&mut ws, &tokens, &targets, &spans);
     let fresh = m.loss_rows(&mut Workspace::new(card(), DType::Bf16), &tokens, &targets, &spans);
     assert!(after == fresh && after != before);
+}
+
+/// Of real models: the tokens, and nearly the probabilities.
+#[test]
+fn real_models_answer_as_on_the_cpu() {
+    let Some(folder) = std::env::var_os("HOMEGROWN_MODELS").map(std::path::PathBuf::from) else {
+        println!("SKIPPED: open models; HOMEGROWN_MODELS names no folder (see .ci/models)");
+        return;
+    };
+    for name in ["smollm2", "gemma3"] {
+        let path = folder.join(format!("{name}.gguf"));
+        let loaded = load_keeping(&path, Some(&Cpu::new(2))).expect("a model");
+        let text =
+            loaded.tokenizer.encode("The capital of France is Paris. The capital of Italy is");
+        let prompt: Vec<u32> = loaded.bos.into_iter().chain(text).collect();
+        let (m, c) = (&loaded.transformer, loaded.transformer.config());
+        let run = |on: Arc<Cpu>| {
+            let mut ws = Workspace::new(on, DType::F32);
+            let heads = c.num_key_value_heads;
+            let mut pages = KvPages::new(KvType::F16, c.num_hidden_layers, heads, c.head_dim, 1);
+            let pages = pages.as_mut().expect("pages");
+            let mut kv = KvSequence { pages: pages.allocate().into_iter().collect(), len: 0 };
+            let mut tokens = prompt.clone();
+            [0, 1].map(|_| {
+                let step = Step { tokens: &tokens, logits: 1, kv: &mut kv };
+                let logits = m.forward_cached(&mut ws, pages, &mut [step]);
+                let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
+                tokens = best.into_iter().map(|id| id as u32).collect();
+                (loaded.tokenizer.decode(&tokens), logits)
+            })
+        };
+        let (want, got) = (run(cpu()), run(card()));
+        for ((token, p), (same, q)) in want.iter().zip(&got) {
+            assert_eq!(token, same, "{name}");
+            let kl = divergence(p, q);
+            println!("{name}: {token:?}, KL {kl:.1e}");
+            assert!(kl < 5e-3, "{name}: KL {kl:.1e}");
+        }
+        assert_eq!(got[0].0, " Rome", "{name}");
+    }
+}
+
+/// Nats that `q` is away from `p`, both logits.
+fn divergence(p: &[f32], q: &[f32]) -> f64 {
+    let total = |x: &[f32]| x.iter().map(|x| f64::from(*x).exp()).sum::<f64>().ln();
+    let (zp, zq) = (total(p), total(q));
+    let one = |(p, q): (&f32, &f32)| {
+        let (p, q) = (f64::from(*p) - zp, f64::from(*q) - zq);
+        p.exp() * (p - q)
+    };
+    p.iter().zip(q).map(one).sum()
 }
