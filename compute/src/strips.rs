@@ -25,6 +25,8 @@ use BlockType::*;
 
 /// Elements that share a scale of the activations.
 pub(crate) const GROUP: usize = 32;
+/// Bytes that are laid out at a time.
+const PART: usize = 16 << 20;
 /// Words of a row in a group.
 pub(crate) const STEPS: usize = GROUP / 4;
 
@@ -101,6 +103,21 @@ impl Strips {
         kind: BlockType,
         row: impl Fn(usize) -> &'a [u8] + Sync,
     ) -> Option<Strips> {
+        Strips::new_part_by_part(cpu, rows, cols, kind, row, |_| {})
+    }
+
+    /// The same; `read` is told of the rows that won't be asked for again, some megabytes at a time.
+    ///
+    /// # Panics
+    /// As [`Strips::new`].
+    pub fn new_part_by_part<'a>(
+        cpu: &Cpu,
+        rows: usize,
+        cols: usize,
+        kind: BlockType,
+        row: impl Fn(usize) -> &'a [u8] + Sync,
+        mut read: impl FnMut(Range<usize>),
+    ) -> Option<Strips> {
         let Some(parting) = parting(kind) else { panic!("{} is not laid out so", kind.name()) };
         assert!(cols.is_multiple_of(kind.elements()), "rows of whole blocks");
         let (elements, block) = cell(kind);
@@ -108,7 +125,7 @@ impl Strips {
         let strips = rows.div_ceil(LANES);
         let mut data = Aligned::zeros(strips.checked_mul(strip)?.div_ceil(4))?;
         let out = Parts::new(&mut data[..]);
-        cpu.pool.split(strips, 1, |range| {
+        let lay = |range: Range<usize>| {
             for s in range {
                 // SAFETY: strips are disjoint, and whole words (16 blocks).
                 let strip = unsafe { out.part(s * strip / 4..(s + 1) * strip / 4) };
@@ -131,7 +148,13 @@ impl Strips {
                     }
                 }
             }
-        });
+        };
+        let part = (PART / strip.max(1)).max(1);
+        for first in (0..strips).step_by(part) {
+            let last = strips.min(first + part);
+            cpu.pool.split(last - first, 1, |r| lay(first + r.start..first + r.end));
+            read(first * LANES..rows.min(last * LANES));
+        }
         Some(Strips { rows, cols, kind, data })
     }
 

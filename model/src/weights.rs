@@ -5,6 +5,7 @@ pub mod places;
 mod safetensors;
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use compute::Cpu;
 use compute::blocks::BlockType;
@@ -71,19 +72,14 @@ pub trait Tensors {
     ///
     /// # Errors
     /// [`WeightsError::Type`].
-    fn rows(
-        &self,
-        name: &str,
-        rows: std::ops::Range<usize>,
-        len: usize,
-    ) -> Result<Vec<f32>, WeightsError>;
+    fn rows(&self, name: &str, rows: Range<usize>, len: usize) -> Result<Vec<f32>, WeightsError>;
 
     /// The elements of one of fewer than 32 bits each, in blocks.
     fn blocks(&self, name: &str) -> Option<(BlockType, &[u8])>;
 
-    /// One was read, and its memory may go.
-    fn done(&self, name: &str) {
-        let _ = name;
+    /// Bytes of one's blocks were read, and their memory may go.
+    fn done(&self, name: &str, bytes: Range<usize>) {
+        let _ = (name, bytes);
     }
 }
 
@@ -114,7 +110,7 @@ pub fn read<T: Tensors>(
         }
         let narrow = keep.zip(files.blocks(name)).filter(|_| place.stays_quantised());
         if let Some((cpu, (kind, blocks))) = narrow {
-            let strips = lay_out(cpu, kind, blocks, &place)
+            let strips = lay_out(cpu, kind, blocks, &place, |bytes| files.done(name, bytes))
                 .ok_or_else(|| WeightsError::Memory(name.to_string()))?;
             let value = Tensor::quantised(strips);
             parameters.add(Parameter { name: place.name, value, vector: false, trainable: false });
@@ -122,7 +118,7 @@ pub fn read<T: Tensors>(
             let data = take(files, name, &place)?;
             parameters.add(parameter(place.name, &place.shape, data));
         }
-        files.done(name);
+        files.done(name, 0..usize::MAX);
     }
     Ok(parameters)
 }
@@ -162,12 +158,24 @@ pub fn memory<T: Tensors>(config: &Config, files: &T, keep: bool) -> Result<u64,
 }
 
 /// A matrix laid out for products; `None` if there is no memory for it.
-fn lay_out(cpu: &Cpu, kind: BlockType, blocks: &[u8], place: &Place) -> Option<Strips> {
+fn lay_out(
+    cpu: &Cpu,
+    kind: BlockType,
+    blocks: &[u8],
+    place: &Place,
+    read: impl Fn(Range<usize>),
+) -> Option<Strips> {
     let (rows, cols) = (place.shape[0], place.shape[1]);
     let row = cols / kind.elements() * kind.bytes();
-    Strips::new(cpu, rows, cols, kind, |r| {
-        let from = place.rows.start + place.interleaved.map_or(r, |heads| source(r, rows / heads));
+    let first = place.rows.start;
+    let blocks_of = |r| {
+        let from = first + place.interleaved.map_or(r, |heads| source(r, rows / heads));
         &blocks[from * row..(from + 1) * row]
+    };
+    Strips::new_part_by_part(cpu, rows, cols, kind, blocks_of, |rows| {
+        if place.interleaved.is_none() {
+            read((first + rows.start) * row..(first + rows.end) * row);
+        }
     })
 }
 

@@ -143,12 +143,13 @@ impl<B: AsRef<[u8]>> Tensors for GgufFiles<B> {
         Strips::holds(info.kind).then_some((info.kind, bytes))
     }
 
-    fn done(&self, name: &str) {
+    fn done(&self, name: &str, bytes: Range<usize>) {
         let file = self.places.get(name).and_then(|i| self.files.get(*i));
-        if let Some((bytes, contents)) = file
+        if let Some((file, contents)) = file
             && let Some(info) = contents.tensors.get(name)
         {
-            (self.forget)(bytes, info.bytes.clone());
+            let at = |i: usize| info.bytes.start + i.min(info.bytes.len());
+            (self.forget)(file, at(bytes.start)..at(bytes.end));
         }
     }
 }
