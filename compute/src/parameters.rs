@@ -1,5 +1,8 @@
 //! Named weights and their gradients.
 
+use crate::Cpu;
+use crate::cpu::update::squared_norm;
+use crate::tape::{Sums, ended};
 use crate::tensor::Tensor;
 
 /// Which parameter of a [`Parameters`].
@@ -70,35 +73,90 @@ impl Parameters {
 }
 
 /// The gradient of every trainable parameter; empty for the others.
-#[derive(Clone, Debug)]
+///
+/// In main memory, or on the card of the workspace that made them
+/// ([`Workspace::gradients`](crate::tape::Workspace::gradients)), where they stay.
+#[derive(Debug)]
 pub struct Gradients {
-    list: Vec<Vec<f32>>,
+    /// In main memory, if they are there.
+    list: Option<Vec<Vec<f32>>>,
+    /// Sums of passes on a card.
+    on_card: Sums,
 }
 
+const ON_CARD: &str = "gradients that stay on a card";
+
 impl Gradients {
-    /// Zeros for every trainable parameter.
+    /// Zeros in main memory for every trainable parameter.
     pub fn zeros(parameters: &Parameters) -> Gradients {
         let zeros = |p: &Parameter| vec![0.0; if p.trainable { p.value.len() } else { 0 }];
-        Gradients { list: parameters.iter().map(zeros).collect() }
+        let list = Some(parameters.iter().map(zeros).collect());
+        Gradients { list, on_card: Sums::default() }
+    }
+
+    pub(crate) fn to_stay_on_card() -> Gradients {
+        Gradients { list: None, on_card: Sums::default() }
+    }
+
+    /// Whether they stay on a card, so that nobody reads them here.
+    pub fn stay_on_card(&self) -> bool {
+        self.list.is_none()
+    }
+
+    /// Sums on a card, to add to.
+    pub(crate) fn on_card(&mut self) -> &mut Sums {
+        &mut self.on_card
+    }
+
+    /// Adds what passes summed on a card to what is in main memory, unless it stays there.
+    pub(crate) fn hand_on(&mut self) -> Result<(), cuda::Error> {
+        self.list.as_mut().map_or(Ok(()), |list| self.on_card.hand_on(list))
     }
 
     /// Sets all to zero.
     pub fn clear(&mut self) {
-        self.list.iter_mut().for_each(|g| g.fill(0.0));
+        self.list.iter_mut().flatten().for_each(|g| g.fill(0.0));
+        ended(self.on_card.clear());
+    }
+
+    /// The length of all together.
+    pub fn norm(&self, cpu: &Cpu) -> f64 {
+        match &self.list {
+            Some(list) => list.iter().map(|g| squared_norm(cpu, g)).sum::<f64>().sqrt(),
+            None => ended(self.on_card.norm()),
+        }
     }
 
     /// The gradient of one parameter, with its elements.
+    ///
+    /// # Panics
+    /// As [`Gradients::iter`].
     pub fn get(&self, id: ParamId) -> &[f32] {
-        &self.list[id.0]
+        match &self.list {
+            Some(list) => &list[id.0],
+            None => panic!("{ON_CARD}"),
+        }
     }
 
     /// The same, to change.
+    ///
+    /// # Panics
+    /// As [`Gradients::iter`].
     pub fn get_mut(&mut self, id: ParamId) -> &mut Vec<f32> {
-        &mut self.list[id.0]
+        match &mut self.list {
+            Some(list) => &mut list[id.0],
+            None => panic!("{ON_CARD}"),
+        }
     }
 
     /// All, in order of their ids.
+    ///
+    /// # Panics
+    /// If they stay on a card.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Vec<f32>> {
-        self.list.iter()
+        match &self.list {
+            Some(list) => list.iter(),
+            None => panic!("{ON_CARD}"),
+        }
     }
 }

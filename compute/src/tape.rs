@@ -36,8 +36,8 @@ use crate::kv::KvPages;
 use crate::parameters::{Gradients, ParamId, Parameters};
 use crate::tensor::Tensor;
 
-pub use card::caught;
-pub(crate) use card::ended;
+pub use card::{CardMoments, Muon, Rule, caught};
+pub(crate) use card::{Sums, ended};
 pub use dropout::Dropout;
 pub use experts::Experts;
 pub use head::{Head, Loss};

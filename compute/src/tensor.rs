@@ -28,6 +28,8 @@ impl DType {
 pub enum Device {
     /// Main memory.
     Cpu,
+    /// A card; what main memory has of it is out of date.
+    Card,
 }
 
 #[derive(Clone, Debug)]
@@ -35,9 +37,12 @@ enum Storage {
     F32(Vec<f32>),
     Bf16(Vec<u16>),
     Strips(Arc<Strips>),
+    /// Elements whose newest values are on a card, as they were before.
+    Away(Vec<f32>),
 }
 
 const NEEDED: &str = "a tensor of another type than the operation takes";
+const AWAY: &str = "a tensor whose values are on a card: Workspace::fetch brings them";
 
 /// A row-major matrix `[rows, cols]`; a vector is one row.
 #[derive(Clone, Debug)]
@@ -100,7 +105,7 @@ impl Tensor {
     /// Bytes of its elements.
     pub fn bytes(&self) -> usize {
         match &self.storage {
-            Storage::F32(v) => v.len() * 4,
+            Storage::F32(v) | Storage::Away(v) => v.len() * 4,
             Storage::Bf16(v) => v.len() * 2,
             Storage::Strips(s) => s.bytes(),
         }
@@ -128,21 +133,40 @@ impl Tensor {
                 out.iter_mut().zip(&v[range]).for_each(|(y, h)| *y = widened(h));
             }
             Storage::Strips(s) => s.row(r, out),
+            Storage::Away(_) => panic!("{AWAY}"),
         }
     }
 
     /// Where it lives.
     pub fn device(&self) -> Device {
-        Device::Cpu
+        match self.storage {
+            Storage::Away(_) => Device::Card,
+            _ => Device::Cpu,
+        }
+    }
+
+    /// From now on the f32 elements' newest values are on a card, and nobody reads those that are here.
+    pub(crate) fn leave(&mut self) {
+        if let Storage::F32(v) = &mut self.storage {
+            self.storage = Storage::Away(std::mem::take(v));
+        }
+    }
+
+    /// Back in main memory: the place of the elements, to be filled. `None` for one that had not left.
+    pub(crate) fn come_back(&mut self) -> Option<&mut [f32]> {
+        let Storage::Away(v) = &mut self.storage else { return None };
+        self.storage = Storage::F32(std::mem::take(v));
+        Some(self.f32_mut())
     }
 
     /// The f32 elements.
     ///
     /// # Panics
-    /// On another type: which types an operation takes is part of its contract.
+    /// On another type: which types an operation takes is part of its contract. If the newest values are on a card.
     pub fn f32(&self) -> &[f32] {
         match &self.storage {
             Storage::F32(v) => v,
+            Storage::Away(_) => panic!("{AWAY}"),
             _ => panic!("{NEEDED}: f32"),
         }
     }
@@ -154,6 +178,7 @@ impl Tensor {
     pub fn f32_mut(&mut self) -> &mut [f32] {
         match &mut self.storage {
             Storage::F32(v) => v,
+            Storage::Away(_) => panic!("{AWAY}"),
             _ => panic!("{NEEDED}: f32"),
         }
     }
@@ -176,6 +201,7 @@ impl Tensor {
     pub fn into_f32(self) -> Vec<f32> {
         match self.storage {
             Storage::F32(v) => v,
+            Storage::Away(_) => panic!("{AWAY}"),
             _ => panic!("{NEEDED}: f32"),
         }
     }

@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use compute::parameters::Parameters;
+use compute::tensor::Tensor;
 use data::batches::LoaderState;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -305,7 +306,7 @@ fn encode(
 ) -> Result<Vec<u8>, String> {
     let bytes = |x: &[f32]| x.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
     let mut tensors = Vec::new();
-    for (p, moments) in parameters.iter().zip(&optimizer.moments) {
+    for (p, moments) in parameters.iter().zip(optimizer.moments()) {
         let mut add =
             |kind: &str, x: &[f32]| tensors.push((format!("{kind}.{}", p.name), bytes(x)));
         if *moments == Moments::Frozen {
@@ -359,34 +360,32 @@ pub fn decode(
         Ok(view.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<f32>>())
     };
     let mut loaded = Vec::new();
-    for (p, moments) in parameters.iter().zip(&optimizer.moments) {
+    for (p, moments) in parameters.iter().zip(optimizer.kinds()) {
         let get = |kind: &str| floats(kind, &p.name, p.value.len());
         loaded.push(match moments {
-            Moments::Frozen => None,
-            Moments::Muon(_) => Some((get("weight")?, Moments::Muon(get("momentum")?))),
+            Moments::Frozen => (None, Moments::Frozen),
+            Moments::Muon(_) => (Some(get("weight")?), Moments::Muon(get("momentum")?)),
             Moments::AdamW(..) => {
-                Some((get("weight")?, Moments::AdamW(get("first")?, get("second")?)))
+                (Some(get("weight")?), Moments::AdamW(get("first")?, get("second")?))
             }
         });
     }
-    let places = parameters.iter_mut().zip(&mut optimizer.moments).zip(loaded);
-    for ((p, moments), loaded) in places {
-        let Some((weight, loaded)) = loaded else { continue };
-        p.value.f32_mut().copy_from_slice(&weight);
-        *moments = loaded;
+    let (weights, moments): (Vec<_>, Vec<_>) = loaded.into_iter().unzip();
+    for (p, weight) in parameters.iter_mut().zip(weights) {
+        if let Some(weight) = weight {
+            p.value = Tensor::new(p.value.rows(), p.value.cols(), weight);
+        }
     }
-    optimizer.steps = state.updates;
+    optimizer.restore(state.updates, moments);
     Ok(state)
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use compute::parameters::Parameter;
-    use compute::tensor::Tensor;
-
     use super::*;
     use crate::optimizer::OptimizerConfig;
+    use compute::parameters::Parameter;
 
     fn model(x: f32, cols: usize) -> (Parameters, Optimizer) {
         let mut parameters = Parameters::default();
@@ -396,7 +395,8 @@ mod tests {
             parameters.add(Parameter { name: name.into(), value, vector, trainable: true });
         }
         let mut optimizer = Optimizer::new(OptimizerConfig::default(), &parameters);
-        for m in &mut optimizer.moments {
+        let mut moments = optimizer.moments().to_vec();
+        for m in &mut moments {
             match m {
                 Moments::Frozen => {}
                 Moments::Muon(m) => m.fill(x + 1.0),
@@ -406,6 +406,7 @@ mod tests {
                 }
             }
         }
+        optimizer.restore(0, moments);
         (parameters, optimizer)
     }
 
@@ -446,7 +447,7 @@ mod tests {
         let (mut p, mut o) = model(9.0, 3);
         assert!(open(other).load(&mut p, &mut o).unwrap().is_none());
         assert_eq!(open(key).load(&mut p, &mut o).unwrap(), Some(state(7, None)));
-        assert_eq!((o.steps, &o.moments), (7, &optimizer.moments));
+        assert_eq!((o.steps, o.moments()), (7, optimizer.moments()));
         for (a, b) in p.iter().zip(parameters.iter()) {
             assert_eq!(a.value.f32(), b.value.f32());
         }

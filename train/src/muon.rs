@@ -4,23 +4,13 @@
 use compute::Cpu;
 use compute::cpu::matmul::{Mat, gemm};
 use compute::cpu::update::{axpby, squared_norm};
+pub use compute::tape::Muon;
 
 /// Coefficients of the quintic step, tuned by its authors for a steep slope at 0.
 const QUINTIC: [f32; 3] = [3.4445, -4.7750, 2.0315];
 const STEPS: usize = 5;
 /// A shorter gradient is none.
 const LEAST: f32 = 1e-7;
-
-/// Settings of one Muon step.
-#[derive(Clone, Copy, Debug)]
-pub struct Muon {
-    /// Learning rate: the spectral norm of a square matrix's update.
-    pub lr: f32,
-    /// Decay of the momentum.
-    pub momentum: f32,
-    /// Decoupled weight decay, times the learning rate.
-    pub weight_decay: f32,
-}
 
 /// Memory that a step needs beside the parameter, reused between steps.
 #[derive(Default)]

@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use crate::checkpoint::{self, CheckpointError, Checkpoints, State};
 use crate::guard::{GuardConfig, GuardState};
-use crate::optimizer::{self, Optimizer, OptimizerConfig};
+use crate::optimizer::{Optimizer, OptimizerConfig};
 use crate::schedule::Schedule;
 
 /// Most time between checkpoints; there is one after each measurement on held-out text, too.
@@ -320,8 +320,8 @@ impl<'a> Trainer<'a> {
         peak: f64,
     ) -> Trainer<'a> {
         let optimizer = Optimizer::new(config.optimizer.clone(), &model.parameters);
-        let gradients = Gradients::zeros(&model.parameters);
         let ws = Workspace::new(cpu, products);
+        let gradients = ws.gradients(&model.parameters);
         let (tokens, steps, flops, loss, heldout) = (0, 0, 0.0, f64::MAX, None);
         let guard = GuardState::default();
         let trainable = model.parameters.iter().filter(|p| p.trainable);
@@ -399,10 +399,9 @@ impl<'a> Trainer<'a> {
         let count = |b: &Batch| b.targets.iter().filter(|t| **t != IGNORE).count();
         let targets: usize = batches.iter().map(count).sum();
         let (loss, rows, visible) = self.gradients(&batches, targets);
-        let cpu = self.ws.cpu().clone();
         let elements = self.model.parameters.count();
         let clock = self.ws.profile.start();
-        let norm = optimizer::norm(&cpu, &self.gradients);
+        let norm = self.gradients.norm(self.ws.cpu());
         self.ws.profile.stop(clock, "length of the gradient", 0.0, elements);
 
         let wrong = if targets == 0 {
@@ -418,10 +417,9 @@ impl<'a> Trainer<'a> {
         if wrong.is_none() {
             let clock = self.ws.profile.start();
             let parameters = &mut self.model.parameters;
-            self.optimizer.step(&cpu, parameters, &mut self.gradients, norm, share);
+            self.optimizer.step(&mut self.ws, parameters, &mut self.gradients, norm, share);
             let flops = self.optimizer.flops(parameters);
             self.ws.profile.stop(clock, "optimizer", flops, 6 * elements);
-            self.ws.weights_changed();
             self.loss = loss;
         }
         self.steps += 1;
@@ -461,6 +459,12 @@ impl<'a> Trainer<'a> {
         let rows = batches.iter().map(|b| b.tokens.len()).sum();
         let lengths = batches.iter().flat_map(|b| b.spans.iter().map(|s| s.len));
         (sum / targets.max(1) as f64, rows, account::mean_visible(lengths))
+    }
+
+    /// Brings weights and moments to main memory, if steps were taken on a card. Until then, reading them panics.
+    pub fn fetch(&mut self) {
+        self.ws.fetch(&mut self.model.parameters);
+        self.optimizer.fetch();
     }
 
     /// Bits that the model needs for a byte of held-out text.
@@ -508,6 +512,7 @@ impl<'a> Trainer<'a> {
                 observer.metric(&Metric::HeldOut { step, tokens, heldout_bits_per_byte: bits });
             }
             if due(self.config.sample_tokens) {
+                self.ws.fetch(&mut self.model.parameters);
                 for sample in observer.samples(self.model, &mut self.ws) {
                     observer.metric(&Metric::Sample { step, tokens, sample });
                 }
@@ -515,6 +520,7 @@ impl<'a> Trainer<'a> {
             stopped = observer.stop() && !done;
             if measured || done || stopped || saved.elapsed() > CHECKPOINT_EVERY {
                 let metrics = observer.saving()?;
+                self.fetch();
                 let state = self.state(source, checkpoints, metrics);
                 let (parameters, optimizer) = (&self.model.parameters, &self.optimizer);
                 checkpoints.save(&state, measured, parameters, optimizer)?;

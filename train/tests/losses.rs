@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use compute::parameters::{Gradients, Parameter, Parameters};
+use compute::parameters::{Parameter, Parameters};
 use compute::tape::Workspace;
 use compute::tensor::{DType, Tensor};
 use compute::{Cpu, Span};
@@ -15,7 +15,7 @@ use model::config::Config;
 use model::transformer::{Transformer, shapes};
 use safetensors::SafeTensors;
 use serde::Deserialize;
-use train::optimizer::{Optimizer, OptimizerConfig, norm};
+use train::optimizer::{Optimizer, OptimizerConfig};
 
 #[derive(Deserialize)]
 struct Fixture {
@@ -48,7 +48,7 @@ fn train(model: &mut Transformer, lr: f64, dtype: DType, batches: &[Vec<Vec<u32>
     let mut optimizer = Optimizer::new(settings, &model.parameters);
     let cpu = Arc::new(Cpu::new(2));
     let mut ws = Workspace::new(cpu.clone(), dtype);
-    let mut gradients = Gradients::zeros(&model.parameters);
+    let mut gradients = ws.gradients(&model.parameters);
     let mut losses = Vec::new();
     for batch in batches {
         let length = batch[0].len() - 1;
@@ -63,9 +63,8 @@ fn train(model: &mut Transformer, lr: f64, dtype: DType, batches: &[Vec<Vec<u32>
         tape.backward();
         drop(tape);
         losses.push(loss.sum() / tokens.len() as f64);
-        let length = norm(&cpu, &gradients);
-        optimizer.step(&cpu, &mut model.parameters, &mut gradients, length, 1.0);
-        ws.weights_changed();
+        let length = gradients.norm(&cpu);
+        optimizer.step(&mut ws, &mut model.parameters, &mut gradients, length, 1.0);
     }
     losses
 }

@@ -1,14 +1,18 @@
 //! The tape on a card: the operations of [`Tape`] by the kernels of [`cuda`], in the same order and with the same
-//! contracts. Values are f32 in the card's memory, with a copy in bf16 once a product wants one. Parameters stay where
-//! they are; the card has copies of what passes read, which are made again after
-//! [`Workspace::weights_changed`](super::Workspace::weights_changed).
+//! contracts. Values are f32 in the card's memory, with a copy in bf16 once a product wants one. The card has
+//! copies of the parameters that passes read, which are made again after
+//! [`Workspace::weights_changed`](super::Workspace::weights_changed). Steps of an optimizer change the copies, with
+//! gradients and moments that are there, too ([`optimizer`]); then main memory's can't be read until
+//! [`Workspace::fetch`](super::Workspace::fetch).
 //!
 //! A card that fails ends the pass: [`ended`].
 
 mod backward;
 mod cached;
 mod forward;
+mod gradients;
 mod head;
+mod optimizer;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
@@ -16,7 +20,7 @@ use std::sync::Arc;
 
 use cuda::matmul::{Matrix, matmul};
 use cuda::ops::quantised::{self, BlockType};
-use cuda::ops::{self, Output, Sums, attention::Spans, kv::CachedSpans};
+use cuda::ops::{self, Output, attention::Spans, kv::CachedSpans};
 use cuda::{Buffer, Error, Gpu, Slice, SliceMut};
 
 use super::{Dropout, Linear, Tape, Var, again, dropout};
@@ -27,15 +31,21 @@ use crate::cpu::gated::Activation;
 use crate::cpu::heads::Rope;
 use crate::parameters::{ParamId, Parameters};
 use crate::strips::Strips;
-use crate::tensor::DType;
+use crate::tensor::{DType, Device};
 
 pub(super) use backward::{back_to, seed};
 pub(super) use cached::attention_cached;
 pub(super) use forward::*;
+pub(crate) use gradients::Sums;
 pub(super) use head::{cross_entropy, logits};
+pub use optimizer::{CardMoments, Muon, Rule};
 
 /// Rows of a product from which weights that stay as they were stored are widened for it first.
 const MANY: usize = 64;
+
+/// Why a parameter can't be read.
+const ELSEWHERE: &str =
+    "the newest values are on another workspace's card, or were forgotten there";
 
 /// What went wrong on the card, if anything did, as a panic without a message: who has a place for errors catches it
 /// with [`caught`].
@@ -58,7 +68,6 @@ pub fn caught<T>(f: impl FnOnce() -> T) -> Result<T, Error> {
 pub(super) struct Card {
     pub(super) gpu: Gpu,
     weights: Vec<Weight>,
-    gradients: Vec<Option<Buffer<f32>>>,
     ropes: Vec<(Arc<Rope>, Arc<ops::heads::Rope>)>,
 }
 
@@ -107,6 +116,8 @@ impl Pass {
 #[derive(Default)]
 struct Weight {
     stale: bool,
+    /// Whether steps were taken here that main memory doesn't know of.
+    newest: bool,
     plain: Option<Buffer<f32>>,
     half: Option<Buffer<u16>>,
     stored: Option<quantised::Weights>,
@@ -255,8 +266,7 @@ impl Precision {
 
 impl Card {
     pub(super) fn new(gpu: Gpu) -> Card {
-        let (weights, gradients, ropes) = (Vec::new(), Vec::new(), Vec::new());
-        Card { gpu, weights, gradients, ropes }
+        Card { gpu, weights: Vec::new(), ropes: Vec::new() }
     }
 
     pub(super) fn weights_changed(&mut self) {
@@ -268,7 +278,10 @@ impl Card {
     }
 
     /// A parameter's place, without what is out of date.
-    fn weight(&mut self, id: ParamId) -> &mut Weight {
+    ///
+    /// # Panics
+    /// If its newest values are on another workspace's card.
+    fn weight(&mut self, parameters: &Parameters, id: ParamId) -> &mut Weight {
         if self.weights.len() <= id.0 {
             self.weights.resize_with(id.0 + 1, Weight::default);
         }
@@ -276,13 +289,15 @@ impl Card {
         if weight.stale {
             *weight = Weight::default();
         }
+        let p = parameters.get(id);
+        assert!(weight.newest || p.value.device() == Device::Cpu, "{}: {ELSEWHERE}", p.name);
         weight
     }
 
     /// A parameter that is f32, as it is.
     fn plain(&mut self, parameters: &Parameters, id: ParamId) -> Result<&Buffer<f32>, Error> {
         let gpu = self.gpu.clone();
-        let slot = &mut self.weight(id).plain;
+        let slot = &mut self.weight(parameters, id).plain;
         Ok(match slot {
             Some(plain) => plain,
             None => slot.insert(gpu.upload(parameters.f32(id), &parameters.get(id).name)?),
@@ -292,10 +307,11 @@ impl Card {
     /// A parameter that is f32, rounded to bf16.
     fn half(&mut self, parameters: &Parameters, id: ParamId) -> Result<&Buffer<u16>, Error> {
         let gpu = self.gpu.clone();
-        let slot = &mut self.weight(id).half;
-        Ok(match slot {
-            Some(half) => half,
-            None => {
+        let Weight { plain, half: slot, .. } = self.weight(parameters, id);
+        Ok(match (slot, plain) {
+            (Some(half), _) => half,
+            (slot, Some(plain)) => slot.insert(halved(&gpu, plain.slice())?),
+            (slot, None) => {
                 let round = |x: &f32| half::bf16::from_f32(*x).to_bits();
                 let bits: Vec<u16> = parameters.f32(id).iter().map(round).collect();
                 slot.insert(gpu.upload(&bits, &parameters.get(id).name)?)
@@ -306,12 +322,12 @@ impl Card {
     /// A parameter of fewer bits, as it was stored; types that the card has no kernels for as BF16.
     fn stored(
         &mut self,
+        parameters: &Parameters,
         w: &Strips,
         id: ParamId,
-        name: &str,
     ) -> Result<&quantised::Weights, Error> {
         let gpu = self.gpu.clone();
-        let slot = &mut self.weight(id).stored;
+        let slot = &mut self.weight(parameters, id).stored;
         Ok(match slot {
             Some(stored) => stored,
             None => {
@@ -335,7 +351,14 @@ impl Card {
                         (BlockType::BF16, blocks)
                     }
                 };
-                slot.insert(quantised::Weights::upload(&gpu, kind, rows, cols, &blocks, name)?)
+                slot.insert(quantised::Weights::upload(
+                    &gpu,
+                    kind,
+                    rows,
+                    cols,
+                    &blocks,
+                    &parameters.get(id).name,
+                )?)
             }
         })
     }
@@ -367,7 +390,7 @@ impl Card {
                 }
             };
         };
-        let w = self.stored(strips, id, &weight.name)?;
+        let w = self.stored(parameters, strips, id)?;
         if precision.halves(Some(strips)) && rows < MANY {
             return quantised::product(&gpu, x.half(), w, c, more);
         }
@@ -402,7 +425,7 @@ impl Card {
         if let Some(strips) = weight.value.strips() {
             // As on the CPU, the way back is that of exact products.
             let exact = Precision { exact: true, ..precision };
-            return match widened(&gpu, exact, self.stored(strips, id, &weight.name)?)? {
+            return match widened(&gpu, exact, self.stored(parameters, strips, id)?)? {
                 Wide::Plain(w) => {
                     let w = Matrix::f32(w.slice(), n, k);
                     matmul(&gpu, Matrix::f32(dy, rows, n), w, dx, more)
@@ -419,45 +442,6 @@ impl Card {
                 let w = Matrix::f32(self.plain(parameters, id)?.slice(), n, k);
                 matmul(&gpu, Matrix::f32(dy, rows, n), w, dx, more)
             }
-        }
-    }
-
-    /// The gradient of a parameter, to add to.
-    fn gradient(
-        &mut self,
-        parameters: &Parameters,
-        id: ParamId,
-    ) -> Result<&mut Buffer<f32>, Error> {
-        if self.gradients.len() <= id.0 {
-            self.gradients.resize_with(id.0 + 1, || None);
-        }
-        let gpu = self.gpu.clone();
-        let slot = &mut self.gradients[id.0];
-        Ok(match slot {
-            Some(gradient) => gradient,
-            None => {
-                let (len, name) = (parameters.get(id).value.len(), &parameters.get(id).name);
-                slot.insert(gpu.zeros(len, &format!("the gradient of {name}"))?)
-            }
-        })
-    }
-
-    /// The same, taken out while its parameter is read; `None` for one that isn't trained.
-    fn take_gradient(
-        &mut self,
-        parameters: &Parameters,
-        id: ParamId,
-    ) -> Result<Option<Buffer<f32>>, Error> {
-        if !parameters.get(id).trainable {
-            return Ok(None);
-        }
-        self.gradient(parameters, id)?;
-        Ok(self.gradients[id.0].take())
-    }
-
-    fn put_gradient(&mut self, id: ParamId, gradient: Option<Buffer<f32>>) {
-        if gradient.is_some() {
-            self.gradients[id.0] = gradient;
         }
     }
 

@@ -1,4 +1,5 @@
-//! The way back. Gradients of parameters are summed on the card, and added to the tape's when the way back ends.
+//! The way back. Gradients of parameters are summed on the card, and added to those in main memory, if the tape's are
+//! there, when the way back ends.
 
 use super::forward::{function, on_card};
 use super::*;
@@ -37,20 +38,10 @@ pub(in crate::tape) fn back_to(tape: &mut Tape<'_>, first: usize) -> Result<(), 
         }
         tape.on_card[i].give_up();
     }
-    if first == 0 { hand_on(tape) } else { Ok(()) }
-}
-
-/// Adds the card's gradients to those in main memory.
-fn hand_on(tape: &mut Tape<'_>) -> Result<(), Error> {
-    let Tape { ws, gradients, .. } = tape;
-    let (Some(card), Some(gradients)) = (&mut ws.card, gradients) else { return Ok(()) };
-    for (i, gradient) in card.gradients.iter_mut().enumerate() {
-        if let Some(gradient) = gradient.take() {
-            let sums = gradients.get_mut(ParamId(i));
-            gradient.read()?.iter().zip(sums).for_each(|(d, sum)| *sum += d);
-        }
+    match &mut tape.gradients {
+        Some(gradients) if first == 0 => gradients.hand_on(),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn again_back<'a>(
@@ -71,9 +62,9 @@ fn again_back<'a>(
 fn step_back<'a>(tape: &mut Tape<'a>, op: Op<'a>, i: usize, dy: Buffer<f32>) -> Result<(), Error> {
     let (parameters, precision) = (tape.parameters, tape.precision());
     let trainable = |w: ParamId| parameters.get(w).trainable;
-    let Tape { ws, on_card: nodes, .. } = tape;
-    let card = there(&mut ws.card);
-    let gpu = card.gpu.clone();
+    let Tape { ws, on_card: nodes, gradients, .. } = tape;
+    let (card, Some(gradients)) = (there(&mut ws.card), gradients) else { return Ok(()) };
+    let (gpu, sums) = (card.gpu.clone(), gradients.on_card());
     let (rows, cols) = (nodes[i].rows, nodes[i].cols);
     let new = |len: usize| gpu.buffer::<f32>(len, "a gradient of values");
     match op {
@@ -97,8 +88,8 @@ fn step_back<'a>(tape: &mut Tape<'a>, op: Op<'a>, i: usize, dy: Buffer<f32>) -> 
         }
         Op::Embedding { table, ids } => {
             if trainable(table) {
-                let sums = card.gradient(parameters, table)?.slice_mut();
-                ops::embedding::embedding_backward(&gpu, dy.slice(), ids.slice(), cols, sums)?;
+                let to = sums.of(&gpu, parameters, table)?.slice_mut();
+                ops::embedding::embedding_backward(&gpu, dy.slice(), ids.slice(), cols, to)?;
             }
         }
         Op::Linear { x, layer: Linear { weight: w, bias, .. }, residual } => {
@@ -109,13 +100,13 @@ fn step_back<'a>(tape: &mut Tape<'a>, op: Op<'a>, i: usize, dy: Buffer<f32>) -> 
             };
             let half = dy_half.as_ref().map(Buffer::slice);
             if trainable(w) {
-                let dw = card.gradient(parameters, w)?.slice_mut();
+                let dw = sums.of(&gpu, parameters, w)?.slice_mut();
                 weight_gradient(&gpu, rows, cols, dy.slice(), half, &nodes[x.0], dw)?;
             }
             if let Some(b) = bias.filter(|b| trainable(*b)) {
                 let mut scratch = scratch(&gpu, rows, cols)?;
-                let sums = card.gradient(parameters, b)?.slice_mut();
-                let to = Sums { sums, scratch: scratch.slice_mut() };
+                let sums = sums.of(&gpu, parameters, b)?.slice_mut();
+                let to = ops::Sums { sums, scratch: scratch.slice_mut() };
                 ops::bias::column_sums(&gpu, dy.slice(), to)?;
             }
             let (mut dx, more) = match nodes[x.0].gradient.take() {
@@ -141,9 +132,10 @@ fn step_back<'a>(tape: &mut Tape<'a>, op: Op<'a>, i: usize, dy: Buffer<f32>) -> 
             let mut dx = new(rows * cols)?;
             let mut scratch = scratch(&gpu, rows, cols)?;
             card.plain(parameters, w)?;
-            let mut dw = card.take_gradient(parameters, w)?;
-            let to =
-                dw.as_mut().map(|dw| Sums { sums: dw.slice_mut(), scratch: scratch.slice_mut() });
+            let mut dw = sums.take(&gpu, parameters, w)?;
+            let to = dw
+                .as_mut()
+                .map(|dw| ops::Sums { sums: dw.slice_mut(), scratch: scratch.slice_mut() });
             let (value, weight) = (nodes[x.0].value(), card.known(w));
             ops::norm::rms_norm_backward(
                 &gpu,
@@ -155,17 +147,19 @@ fn step_back<'a>(tape: &mut Tape<'a>, op: Op<'a>, i: usize, dy: Buffer<f32>) -> 
                 false,
                 to,
             )?;
-            card.put_gradient(w, dw);
+            sums.put(w, dw);
             add_gradient(tape, x, dx)?;
         }
         Op::LayerNorm { x, w, b, stats } => {
             let mut dx = new(rows * cols)?;
             let (mut sw, mut sb) = (scratch(&gpu, rows, cols)?, scratch(&gpu, rows, cols)?);
             card.plain(parameters, w)?;
-            let mut dw = card.take_gradient(parameters, w)?;
-            let mut db = card.take_gradient(parameters, b)?;
-            let w_to = dw.as_mut().map(|dw| Sums { sums: dw.slice_mut(), scratch: sw.slice_mut() });
-            let b_to = db.as_mut().map(|db| Sums { sums: db.slice_mut(), scratch: sb.slice_mut() });
+            let mut dw = sums.take(&gpu, parameters, w)?;
+            let mut db = sums.take(&gpu, parameters, b)?;
+            let w_to =
+                dw.as_mut().map(|dw| ops::Sums { sums: dw.slice_mut(), scratch: sw.slice_mut() });
+            let b_to =
+                db.as_mut().map(|db| ops::Sums { sums: db.slice_mut(), scratch: sb.slice_mut() });
             let (value, weight) = (nodes[x.0].value(), card.known(w));
             ops::layer_norm::layer_norm_backward(
                 &gpu,
@@ -178,23 +172,24 @@ fn step_back<'a>(tape: &mut Tape<'a>, op: Op<'a>, i: usize, dy: Buffer<f32>) -> 
                 w_to,
                 b_to,
             )?;
-            card.put_gradient(w, dw);
-            card.put_gradient(b, db);
+            sums.put(w, dw);
+            sums.put(b, db);
             add_gradient(tape, x, dx)?;
         }
         Op::Heads { x, w, inv, rope, positions } => {
             let mut dx = new(rows * cols)?;
-            let dim = w.map_or(1, |w| parameters.f32(w).len());
+            let dim = w.map_or(1, |w| parameters.get(w).value.len());
             let mut scratch = scratch(&gpu, rows * cols / dim, dim)?;
             let mut dw = match w {
                 Some(w) => {
                     card.plain(parameters, w)?;
-                    card.take_gradient(parameters, w)?
+                    sums.take(&gpu, parameters, w)?
                 }
                 None => None,
             };
-            let to =
-                dw.as_mut().map(|dw| Sums { sums: dw.slice_mut(), scratch: scratch.slice_mut() });
+            let to = dw
+                .as_mut()
+                .map(|dw| ops::Sums { sums: dw.slice_mut(), scratch: scratch.slice_mut() });
             let norm = w.zip(inv.as_ref()).map(|(w, inv)| ops::heads::Norm {
                 w: card.known(w),
                 inv: inv.slice(),
@@ -204,7 +199,7 @@ fn step_back<'a>(tape: &mut Tape<'a>, op: Op<'a>, i: usize, dy: Buffer<f32>) -> 
             let to = Output::f32(dx.slice_mut());
             ops::heads::norm_rotate_backward(&gpu, value, norm, &rope, p, dy.slice(), to)?;
             if let Some(w) = w {
-                card.put_gradient(w, dw);
+                sums.put(w, dw);
             }
             add_gradient(tape, x, dx)?;
         }

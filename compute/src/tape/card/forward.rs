@@ -35,7 +35,7 @@ pub(in crate::tape) fn embedding(
     let mut y = card.buffer(ids.len() * width, "embeddings")?;
     match value.strips() {
         Some(strips) => {
-            let w = card.stored(strips, table, &parameters.get(table).name)?;
+            let w = card.stored(parameters, strips, table)?;
             quantised::rows(&gpu, w, id_buffer.slice(), Output::f32(y.slice_mut()))?;
         }
         None => {
@@ -214,9 +214,9 @@ pub(in crate::tape) fn heads(
     let (rope, positions) = (card.rope(rope, most)?, pass.numbers(&gpu, positions)?);
     let mut y = card.buffer(x_node.value().len(), "heads")?;
     let mut inv = match w {
-        Some(w) => {
-            Some(card.buffer(x_node.value().len() / parameters.f32(w).len(), "factors of norms")?)
-        }
+        Some(w) => Some(
+            card.buffer(x_node.value().len() / parameters.get(w).value.len(), "factors of norms")?,
+        ),
         None => None,
     };
     if let Some(w) = w {

@@ -92,9 +92,11 @@ pub(in crate::tape) fn cross_entropy(
             false => None,
         };
         let d_half = half.as_ref().map(Buffer::slice);
-        let card = forward::card(tape);
-        if parameters.get(w).trainable {
-            let dw = card.gradient(parameters, w)?.slice_mut();
+        let Tape { ws, gradients, .. } = &mut *tape;
+        let card = there(&mut ws.card);
+        if let Some(gradients) = gradients.as_mut().filter(|_| parameters.get(w).trainable) {
+            let sums = gradients.on_card();
+            let dw = sums.of(&gpu, parameters, w)?.slice_mut();
             backward::weight_gradient(&gpu, piece.len(), vocab, logits.slice(), d_half, &x, dw)?;
         }
         let mut dx = gpu.buffer(piece.len() * cols, "a gradient of values")?;
