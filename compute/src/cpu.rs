@@ -15,6 +15,7 @@ pub(crate) mod rows;
 pub mod softmax;
 pub mod update;
 
+use crate::tape::ended;
 use crate::{Isa, Pool};
 
 /// What to compute on: a thread pool, an instruction set, and maybe a card beside them.
@@ -36,6 +37,19 @@ impl Cpu {
     /// `threads` threads of this instruction set, which the machine has.
     pub fn with(threads: usize, isa: Isa) -> Cpu {
         Cpu { pool: Pool::new(threads), isa, card: None }
+    }
+
+    /// The card's name, or `cpu`.
+    pub fn device(&self) -> &str {
+        self.card.as_ref().map_or("cpu", cuda::Gpu::name)
+    }
+
+    /// Waits until the card, if there is one, has done all that it was given. One that has failed ends this as it
+    /// ends a pass: see [`caught`](crate::tape::caught).
+    pub fn wait(&self) {
+        if let Some(card) = &self.card {
+            ended(card.synchronise());
+        }
     }
 }
 

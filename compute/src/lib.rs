@@ -4,6 +4,7 @@ mod aligned;
 pub mod arena;
 pub mod blocks;
 pub mod bytes;
+pub mod card_peak;
 pub mod cpu;
 pub mod kv;
 pub mod math;

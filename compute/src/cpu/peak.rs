@@ -1,4 +1,5 @@
-//! What this machine can do at best, measured: the ceilings that speeds are a share of.
+//! What this machine can do at best, measured: the ceilings that speeds are a share of. Where a card computes, they are
+//! [its own](crate::card_peak); one that fails ends this as it ends a pass ([`caught`](crate::tape::caught)).
 #![allow(unsafe_code)]
 
 use std::hint::black_box;
@@ -9,7 +10,9 @@ use std::time::Instant;
 use super::Cpu;
 use super::rows::Parts;
 use crate::bytes::Bytes;
+use crate::card_peak;
 use crate::simd::{Isa, LANES, Simd};
+use crate::tape::ended;
 use crate::tensor::DType;
 
 const ROUNDS: usize = 100_000;
@@ -19,17 +22,23 @@ const CLEARLY: f64 = 1.3;
 /// f32 that bandwidth is measured on: 1 GiB, more than the caches of large machines.
 const ELEMENTS: usize = 1 << 28;
 
-/// FLOP/s of f32 multiply-adds on all threads.
+/// FLOP/s of f32 multiply-adds on all threads, or of products on the card.
 pub fn f32_flops(cpu: &Cpu) -> f64 {
-    best(cpu, 2, false)
+    match &cpu.card {
+        Some(card) => ended(card_peak::f32_flops(card)),
+        None => best(cpu, 2, false),
+    }
 }
 
-/// FLOP/s of bf16 pair products on all threads.
+/// FLOP/s of bf16 pair products on all threads, or of products on the card.
 pub fn bf16_flops(cpu: &Cpu) -> f64 {
-    best(cpu, 4, true)
+    match &cpu.card {
+        Some(card) => ended(card_peak::bf16_flops(card)),
+        None => best(cpu, 4, true),
+    }
 }
 
-/// Operations a second (a product and its sum are two) of products of bytes on all threads.
+/// Operations a second (a product and its sum are two) of products of bytes on all threads. (A card multiplies none.)
 pub fn byte_ops(cpu: &Cpu) -> f64 {
     best_of(cpu, 8, |cpu| crate::dispatch!(cpu.isa, byte_chains() -> usize))
 }
@@ -148,8 +157,12 @@ unsafe fn byte_chain<S: Bytes, const N: usize>() -> usize {
     N * ROUNDS
 }
 
-/// Bytes a second that all threads together read from memory. Takes 1 GiB for the while.
+/// Bytes a second that all threads together read from memory, or the card reads and writes in a copy. Takes 1 GiB for
+/// the while (a card: 2 GiB).
 pub fn read_bandwidth(cpu: &Cpu) -> f64 {
+    if let Some(card) = &cpu.card {
+        return ended(card_peak::bandwidth(card));
+    }
     let mut data = vec![0f32; ELEMENTS];
     let threads = cpu.pool.threads();
     let each = ELEMENTS / threads / LANES * LANES;
