@@ -3,7 +3,7 @@
 pub mod infer;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::time::Instant;
 
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
@@ -19,8 +19,9 @@ use model::directory;
 use model::init::{Init, initialise};
 use model::transformer::Transformer;
 use serde::Serialize;
-use train::{Precision, Source, TrainConfig, Trainer};
+use train::{Precision, Source, Timing, TrainConfig, Trainer};
 
+use crate::common::Common;
 use crate::failure::Failure;
 use crate::fetched::local;
 
@@ -57,7 +58,7 @@ pub struct BenchTrainArgs {
     /// Steps that are timed (two more warm up); the median counts.
     #[arg(long, default_value_t = 10)]
     steps: usize,
-    /// Shows where the time of a step goes, by operation.
+    /// Shows where the time of a step goes, by operation (on the CPU only).
     #[arg(long)]
     profile: bool,
     /// AdamW for all parameters, instead of Muon for the inner matrices.
@@ -84,7 +85,9 @@ pub struct BenchTrain {
     pub parameters: usize,
     /// Type of the operands of products.
     pub dtype: &'static str,
-    /// Instruction set.
+    /// What computed: the card's name, or `cpu`.
+    pub device: String,
+    /// Instruction set of the CPU.
     pub isa: &'static str,
     /// Threads.
     pub threads: usize,
@@ -92,7 +95,7 @@ pub struct BenchTrain {
     pub tokens_per_s: f64,
     /// Median.
     pub flops_per_s: f64,
-    /// What the machine can do in this type, measured in the same run.
+    /// What the device can do in this type, measured in the same run.
     pub peak_flops_per_s: f64,
     /// Most memory that the process held.
     pub peak_rss_bytes: u64,
@@ -179,12 +182,38 @@ fn tuned(base: &Path, rank: usize, cpu: &Cpu) -> Result<Transformer, Failure> {
     Ok(model)
 }
 
+/// Whether a profile can be had: operations on a card end after the calls that ask for them.
+fn check_profile(profile: bool, common: &Common) -> Result<(), Failure> {
+    if profile && common.device.starts_with("cuda") {
+        return Err(Failure::invalid("--profile: operations are timed on the CPU only")
+            .hint("Leave --profile out, or say --device cpu."));
+    }
+    Ok(())
+}
+
+/// A step, and how long it took until the device had done all of it.
+fn timed_step(trainer: &mut Trainer<'_>, source: &mut dyn Source, cpu: &Cpu) -> Timing {
+    cpu.wait();
+    let start = Instant::now();
+    let timing = trainer.step(source).1;
+    cpu.wait();
+    let seconds = start.elapsed().as_secs_f64();
+    let share = timing.seconds / seconds;
+    Timing {
+        seconds,
+        tokens_per_s: timing.tokens_per_s * share,
+        share_of_peak: timing.share_of_peak * share,
+        ..timing
+    }
+}
+
 /// Runs the benchmark.
 ///
 /// # Errors
 /// Arguments that can't be.
-pub fn train(args: &BenchTrainArgs, threads: usize) -> Result<BenchTrain, Failure> {
-    let cpu = Arc::new(Cpu::new(threads));
+pub fn train(args: &BenchTrainArgs, common: &Common) -> Result<BenchTrain, Failure> {
+    check_profile(args.profile, common)?;
+    let cpu = common.cpu()?;
     let (products, peak) = match args.dtype.as_str() {
         "auto" => peak::best_products(&cpu),
         "f32" => (DType::F32, peak::f32_flops(&cpu)),
@@ -211,12 +240,12 @@ pub fn train(args: &BenchTrainArgs, threads: usize) -> Result<BenchTrain, Failur
     let mut trainer = Trainer::new(cpu.clone(), &mut model, settings, products, peak);
     trainer.set_recompute(args.recompute);
     trainer.set_learn_rounded(!args.exact);
-    let mut steps: Vec<_> = (0..2).map(|_| trainer.step(&mut source).1).collect();
-    steps.clear();
+    (0..2).for_each(|_| drop(timed_step(&mut trainer, &mut source, &cpu)));
     if args.profile {
         trainer.profile().begin();
     }
-    steps.extend((0..args.steps).map(|_| trainer.step(&mut source).1));
+    let mut steps: Vec<_> =
+        (0..args.steps).map(|_| timed_step(&mut trainer, &mut source, &cpu)).collect();
     let entries = trainer.profile().finish();
     let total: f64 = steps.iter().map(|s| s.seconds).sum();
     steps.sort_by(|a, b| a.tokens_per_s.total_cmp(&b.tokens_per_s));
@@ -232,8 +261,9 @@ pub fn train(args: &BenchTrainArgs, threads: usize) -> Result<BenchTrain, Failur
     Ok(BenchTrain {
         parameters: count,
         dtype: if products == DType::F32 { "f32" } else { "bf16" },
+        device: cpu.device().to_string(),
         isa: cpu.isa.name(),
-        threads,
+        threads: cpu.pool.threads(),
         tokens_per_s: median.tokens_per_s,
         flops_per_s: median.share_of_peak * peak,
         peak_flops_per_s: peak,

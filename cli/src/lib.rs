@@ -138,7 +138,7 @@ fn run(command: &Command, common: &Common) -> Result<Value, Failure> {
         Command::Export(args) => export::export(args, common),
         Command::Show(args) => show::show(args, common),
         Command::Bench(BenchCommand::Train(args)) => {
-            let result = bench::train(args, common.threads())?;
+            let result = bench::train(args, common)?;
             let mut value = serde_json::to_value(&result).map_err(Failure::failed)?;
             if !common.json && !result.profile.is_empty() {
                 value.as_object_mut().map(|v| v.remove("profile"));

@@ -258,6 +258,13 @@ const FRESH: &[Case] = &[
         2,
         &["cuda:x", "cuda:N"],
     ),
+    (
+        "a profile of a card",
+        |_| {},
+        "bench train --profile --device cuda",
+        2,
+        &["--profile", "on the CPU only", "--device cpu"],
+    ),
     ("an unknown command", |_| {}, "grwo", 2, &["unrecognized subcommand", "grow"]),
 ];
 

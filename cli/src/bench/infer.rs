@@ -49,7 +49,7 @@ pub struct BenchInferArgs {
     /// Times that each test is run; the median counts.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Shows where the time of each test goes, by operation.
+    /// Shows where the time of each test goes, by operation (on the CPU only).
     #[arg(long)]
     profile: bool,
 }
@@ -71,11 +71,13 @@ struct Test {
     profile: Vec<super::Operation>,
 }
 
-/// What the machine can do on so many threads.
+/// What the device can do on so many threads.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Limits {
     threads: usize,
-    byte_ops_per_s: f64,
+    /// Of the CPU: cards multiply none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    byte_ops_per_s: Option<f64>,
     f32_flops_per_s: f64,
     bf16_flops_per_s: f64,
     bytes_per_s: f64,
@@ -90,8 +92,10 @@ pub fn infer(args: &BenchInferArgs, common: &Common) -> Result<Value, Failure> {
         [] => vec![common.threads()],
         some => some.iter().map(|n| usize::from(*n)).collect(),
     };
+    super::check_profile(args.profile, common)?;
+    let device = common.cpu()?;
     let start = Instant::now();
-    let loaded = args.model.load(&*common.cpu()?)?;
+    let loaded = args.model.load(&device)?;
     let load_seconds = start.elapsed().as_secs_f64();
     let model = loaded.transformer;
     let context = model.config().max_position_embeddings;
@@ -105,7 +109,8 @@ pub fn infer(args: &BenchInferArgs, common: &Common) -> Result<Value, Failure> {
     if args.rounds == 0 || args.batch.contains(&0) {
         return Err(Failure::invalid("--rounds and --batch: at least 1"));
     }
-    let cpus: Vec<Arc<Cpu>> = counts.into_iter().map(|n| Arc::new(Cpu::new(n))).collect();
+    let with = |n| Arc::new(Cpu { card: device.card.clone(), ..Cpu::new(n) });
+    let cpus: Vec<Arc<Cpu>> = counts.into_iter().map(with).collect();
     let mut tests = Vec::new();
     for cpu in &cpus {
         let bench = Bench { model: &model, cpu: cpu.clone(), args };
@@ -123,19 +128,20 @@ pub fn infer(args: &BenchInferArgs, common: &Common) -> Result<Value, Failure> {
     // Memory is read before the limits are measured, which takes a gigabyte.
     let peak_rss_bytes = crate::progress::peak_rss_bytes();
     let limits: Vec<Limits> = cpus.iter().map(|cpu| Limits::of(cpu)).collect();
-    let operands = operands(&model, args.model.exact);
+    let operands = operands(&model, args.model.exact, device.card.is_some());
     for test in &mut tests {
         let limit = limits.iter().find(|l| l.threads == test.threads);
         limit.into_iter().for_each(|limit| test.compare(limit, operands));
     }
     if !common.json {
-        show(&tests, &limits);
+        show(&tests, &limits, device.device());
         common::say(&format!(
             "Loaded in {load_seconds:.2} s; {:.0} MB of memory at most.",
             peak_rss_bytes as f64 / 1e6
         ));
     }
     Ok(serde_json::json!({
+        "device": device.device(),
         "tests": tests,
         "limits": limits,
         "load_seconds": load_seconds,
@@ -147,7 +153,7 @@ impl Limits {
     fn of(cpu: &Cpu) -> Limits {
         Limits {
             threads: cpu.pool.threads(),
-            byte_ops_per_s: peak::byte_ops(cpu),
+            byte_ops_per_s: cpu.card.is_none().then(|| peak::byte_ops(cpu)),
             f32_flops_per_s: peak::f32_flops(cpu),
             bf16_flops_per_s: peak::bf16_flops(cpu),
             bytes_per_s: peak::read_bandwidth(cpu),
@@ -159,7 +165,7 @@ impl Test {
     /// Fills in the shares.
     fn compare(&mut self, l: &Limits, operands: Operands) {
         let most = match operands {
-            Operands::Bytes => l.byte_ops_per_s,
+            Operands::Bytes => l.byte_ops_per_s.unwrap_or(l.bf16_flops_per_s),
             Operands::Bf16 => l.bf16_flops_per_s,
             Operands::F32 => l.f32_flops_per_s,
         };
@@ -183,7 +189,11 @@ impl Bench<'_> {
     fn test(&self, depth: usize, n: usize, prompt: bool, batch: usize) -> Result<Test, Failure> {
         let c = self.model.config();
         let each = (depth + n).div_ceil(PAGE);
-        let kv = self.args.kv.unwrap_or_else(|| self.model.kv_type());
+        let kv = match self.args.kv.unwrap_or_else(|| self.model.kv_type()) {
+            // As a card stores them.
+            KvType::F32 if self.cpu.card.is_some() => KvType::Bf16,
+            kv => kv,
+        };
         let mut pages =
             self.model.pages(kv, each.saturating_mul(batch)).map_err(Failure::failed)?;
         let mut sequences: Vec<KvSequence> = (0..batch)
@@ -207,6 +217,7 @@ impl Bench<'_> {
             if round == 1 && self.args.profile {
                 ws.profile.begin();
             }
+            self.cpu.wait();
             let start = Instant::now();
             if prompt {
                 for sequence in &mut sequences {
@@ -221,6 +232,7 @@ impl Bench<'_> {
                     self.model.forward_cached(&mut ws, &mut pages, &mut steps);
                 }
             }
+            self.cpu.wait();
             seconds.push(start.elapsed().as_secs_f64());
         }
         let entries = ws.profile.finish();
@@ -270,10 +282,11 @@ enum Operands {
     F32,
 }
 
-fn operands(model: &Transformer, exact: bool) -> Operands {
-    let pairs = peak::multiplies_bf16(Isa::detect());
+fn operands(model: &Transformer, exact: bool, card: bool) -> Operands {
+    let pairs = !card && peak::multiplies_bf16(Isa::detect());
     let of = |p: &Parameter| match p.value.strips() {
         _ if exact => Operands::F32,
+        Some(_) if card => Operands::Bf16,
         Some(w) if w.rounds() => Operands::Bytes,
         Some(w) if w.has_pairs() && pairs => Operands::Bf16,
         _ => Operands::F32,
@@ -297,7 +310,7 @@ fn work(model: &Transformer) -> (f64, f64) {
     (2.0 * sum(Tensor::len) as f64, sum(Tensor::bytes) as f64)
 }
 
-fn show(tests: &[Test], limits: &[Limits]) {
+fn show(tests: &[Test], limits: &[Limits], device: &str) {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(["test", "threads", "tokens/s", "GB/s", "GFLOP/s", "of the limit"]);
@@ -318,12 +331,13 @@ fn show(tests: &[Test], limits: &[Limits]) {
     }
     common::say(&table.trim_fmt());
     for l in limits {
+        let bytes = l
+            .byte_ops_per_s
+            .map_or(String::new(), |ops| format!("{:.0} GOP/s of bytes, ", ops / 1e9));
+        let (threads, half, single) =
+            (l.threads, l.bf16_flops_per_s / 1e9, l.f32_flops_per_s / 1e9);
         common::say(&format!(
-            "{} threads can do {:.0} GOP/s of bytes, {:.0} GFLOP/s in bf16, {:.0} in f32, {:.1} GB/s.",
-            l.threads,
-            l.byte_ops_per_s / 1e9,
-            l.bf16_flops_per_s / 1e9,
-            l.f32_flops_per_s / 1e9,
+            "{device}, {threads} threads: {bytes}{half:.0} GFLOP/s in bf16, {single:.0} in f32, {:.1} GB/s at best.",
             l.bytes_per_s / 1e9
         ));
     }
