@@ -240,7 +240,9 @@ pub fn train(args: &BenchTrainArgs, common: &Common) -> Result<BenchTrain, Failu
     let mut trainer = Trainer::new(cpu.clone(), &mut model, settings, products, peak);
     trainer.set_recompute(args.recompute);
     trainer.set_learn_rounded(!args.exact);
-    (0..2).for_each(|_| drop(timed_step(&mut trainer, &mut source, &cpu)));
+    for _ in 0..2 {
+        timed_step(&mut trainer, &mut source, &cpu);
+    }
     if args.profile {
         trainer.profile().begin();
     }

@@ -113,7 +113,9 @@ pub fn infer(args: &BenchInferArgs, common: &Common) -> Result<Value, Failure> {
     let cpus: Vec<Arc<Cpu>> = counts.into_iter().map(with).collect();
     let mut tests = Vec::new();
     for cpu in &cpus {
-        let bench = Bench { model: &model, cpu: cpu.clone(), args };
+        let mut ws = Workspace::new(cpu.clone(), DType::F32);
+        ws.set_exact(args.model.exact);
+        let mut bench = Bench { model: &model, cpu: cpu.clone(), ws, args };
         for &depth in &args.depth {
             for &n in args.prompt.iter().filter(|n| **n > 0) {
                 tests.push(bench.test(depth, n, true, 1)?);
@@ -180,13 +182,21 @@ impl Test {
 struct Bench<'a> {
     model: &'a Transformer,
     cpu: Arc<Cpu>,
+    /// For all tests: a card keeps the weights.
+    ws: Workspace,
     args: &'a BenchInferArgs,
 }
 
 impl Bench<'_> {
     /// Reads a prompt of `n` tokens, or writes `n` tokens one by one, in `batch` sequences that have
     /// `depth` tokens already.
-    fn test(&self, depth: usize, n: usize, prompt: bool, batch: usize) -> Result<Test, Failure> {
+    fn test(
+        &mut self,
+        depth: usize,
+        n: usize,
+        prompt: bool,
+        batch: usize,
+    ) -> Result<Test, Failure> {
         let c = self.model.config();
         let each = (depth + n).div_ceil(PAGE);
         let kv = match self.args.kv.unwrap_or_else(|| self.model.kv_type()) {
@@ -205,23 +215,21 @@ impl Bench<'_> {
         let mut rng = Rng::new(1);
         let vocab = c.vocab_size as u64;
         let tokens: Vec<u32> = (0..(depth + n)).map(|_| rng.below(vocab) as u32).collect();
-        let mut ws = Workspace::new(self.cpu.clone(), DType::F32);
-        ws.set_exact(self.args.model.exact);
         for sequence in &mut sequences {
-            self.read(&mut ws, &mut pages, sequence, &tokens[..depth]);
+            self.read(&mut pages, sequence, &tokens[..depth]);
         }
         let mut seconds = Vec::new();
         for round in 0..=self.args.rounds {
             sequences.iter_mut().for_each(|s| s.len = depth);
             // The first round warms up.
             if round == 1 && self.args.profile {
-                ws.profile.begin();
+                self.ws.profile.begin();
             }
             self.cpu.wait();
             let start = Instant::now();
             if prompt {
                 for sequence in &mut sequences {
-                    self.read(&mut ws, &mut pages, sequence, &tokens[depth..]);
+                    self.read(&mut pages, sequence, &tokens[depth..]);
                 }
             } else {
                 for token in tokens[depth..].chunks(1) {
@@ -229,13 +237,13 @@ impl Bench<'_> {
                         .iter_mut()
                         .map(|kv| Step { tokens: token, logits: 1, kv })
                         .collect();
-                    self.model.forward_cached(&mut ws, &mut pages, &mut steps);
+                    self.model.forward_cached(&mut self.ws, &mut pages, &mut steps);
                 }
             }
             self.cpu.wait();
             seconds.push(start.elapsed().as_secs_f64());
         }
-        let entries = ws.profile.finish();
+        let entries = self.ws.profile.finish();
         seconds.remove(0);
         let total: f64 = seconds.iter().sum();
         seconds.sort_by(f64::total_cmp);
@@ -264,12 +272,12 @@ impl Bench<'_> {
         })
     }
 
-    fn read(&self, ws: &mut Workspace, pages: &mut KvPages, kv: &mut KvSequence, tokens: &[u32]) {
+    fn read(&mut self, pages: &mut KvPages, kv: &mut KvSequence, tokens: &[u32]) {
         let mut left = tokens.len();
         for tokens in tokens.chunks(CHUNK) {
             left -= tokens.len();
             let logits = usize::from(left == 0);
-            self.model.forward_cached(ws, pages, &mut [Step { tokens, logits, kv }]);
+            self.model.forward_cached(&mut self.ws, pages, &mut [Step { tokens, logits, kv }]);
         }
     }
 }
