@@ -1,5 +1,5 @@
 //! Products with quantised weights beside the machine's limits in the same run: many rows beside
-//! the products of bytes that it can do, one row beside what it can read.
+//! the products of bytes that it can do, one row beside what it can read (and by weights that lie in the cache).
 //!
 //!     cargo run --release -p homegrown-compute --example quantised_speed -- [THREADS [TYPE]]
 
@@ -49,17 +49,19 @@ fn main() {
         };
         let (small, large) = (weights(1536, 768), weights(131072, 4096));
         let ((many, rounding), (one, _)) = (run(512, &small), run(1, &large));
+        let near = small.bytes() as f64 / run(1, &small).0;
         let more = [2, 4, 8].map(|m| format!("{:.2}", run(m, &large).0 / one));
         let did = 2.0 * 512.0 * 1536.0 * 768.0 / many;
         let read = large.bytes() as f64 / one;
         println!(
-            "{:8} 512 rows {:6.0} GOP/s {:3.0} %, rounding {:4.1} % more; 1 row {:5.1} GB/s {:3.0} %; 2, 4, 8 rows {} times as long",
+            "{:8} 512 rows {:6.0} GOP/s {:3.0} %, rounding {:4.1} % more; 1 row {:5.1} GB/s {:3.0} % ({:.1}); 2, 4, 8 rows {} times as long",
             kind.name(),
             did / 1e9,
             100.0 * did / ops,
             100.0 * rounding / many,
             read / 1e9,
             100.0 * read / bytes,
+            near / 1e9,
             more.join(", "),
         );
     }

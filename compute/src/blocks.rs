@@ -64,7 +64,7 @@ impl BlockType {
     }
 
     /// Elements of a block.
-    pub fn elements(self) -> usize {
+    pub const fn elements(self) -> usize {
         match self {
             F32 | F16 | BF16 => 1,
             Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | IQ4_NL => 32,
@@ -73,7 +73,7 @@ impl BlockType {
     }
 
     /// Bytes of a block.
-    pub fn bytes(self) -> usize {
+    pub const fn bytes(self) -> usize {
         match self {
             F32 => 4,
             F16 | BF16 => 2,

@@ -18,9 +18,7 @@ pub const BYTES: usize = 4 * LANES;
 pub unsafe trait Bytes: Simd {
     /// 64 bytes, or 16 words.
     type B: Copy;
-    /// What is added to signed bytes of a left operand of products.
-    const BIAS: u8;
-    /// Whether [`Self::dot`] leaves the bias in.
+    /// Whether the left operand of [`Self::dot`] is unsigned.
     const UNSIGNED: bool = false;
     /// Rows of a tile of products that add up by pairs, if there is [`Self::dot_pairs`]; where one sum does for a
     /// group, there is room for one more.
@@ -40,31 +38,38 @@ pub unsafe trait Bytes: Simd {
     unsafe fn or(a: Self::B, b: Self::B) -> Self::B;
     /// Byte by byte `a - b`, wrapping.
     unsafe fn sub_bytes(a: Self::B, b: Self::B) -> Self::B;
-    /// Byte by byte `v >> shift & mask`, where the mask cuts off what comes from the next byte.
+    /// Byte by byte `v >> shift & mask`, or up where the shift is negative; the mask cuts off what comes from the byte
+    /// beside it.
     unsafe fn bits(v: Self::B, shift: i32, mask: u8) -> Self::B;
-    /// Byte by byte `v << shift`, where nothing leaves its byte.
-    unsafe fn lift(v: Self::B, shift: i32) -> Self::B;
     /// Byte by byte `table[v]`, `v < 16`.
     unsafe fn lookup(table: &[i8; 16], v: Self::B) -> Self::B;
     /// Word by word `v >> shift & mask`.
     unsafe fn word_bits(v: Self::B, shift: i32, mask: u32) -> Self::B;
     /// Word by word, byte `i` as a signed number.
     unsafe fn word_byte(v: Self::B, i: i32) -> Self::B;
-    /// Word by word `a - b`.
-    unsafe fn sub_words(a: Self::B, b: Self::B) -> Self::B;
+    /// Word by word `v << shift`.
+    unsafe fn lift_words(v: Self::B, shift: i32) -> Self::B;
     /// Signed words to f32; exact below 2^24.
     unsafe fn words_to_f32(v: Self::B) -> Self::F;
-    /// Writes 16 integers of at most 127 as signed bytes with [`Self::BIAS`] added.
+    /// Integers to signed words that hold them.
+    unsafe fn f32_to_words(v: Self::F) -> Self::B;
+    /// Writes 16 integers of at most 127 as signed bytes.
     unsafe fn store_codes(p: *mut u8, v: Self::F);
+    /// `v`, computed by now: compilers else put off what leads to a sum until it is used, behind branches that it doesn't
+    /// depend on, and keep all of its operands meanwhile. Where vectors are registers; elsewhere nothing.
+    #[inline(always)]
+    unsafe fn by_now(v: Self::F) -> Self::F {
+        v
+    }
     /// Reads 16 f16.
     unsafe fn load_f16(p: *const u16) -> Self::F;
     /// Reads 16 signed bytes.
     unsafe fn load_i8(p: *const u8) -> Self::F;
-    /// Word by word, over its four bytes: `acc + sum of x w`. `w` is signed; `x` has the bias, and is not -128 without;
-    /// the product is with the bias where it is [`Self::UNSIGNED`], and without elsewhere.
-    unsafe fn dot(acc: Self::B, x: Self::B, w: Self::B) -> Self::B;
-    /// By pairs of bytes, in 16 bits: `acc + sum of x w`, where `x` is unsigned, and sums have room.
-    unsafe fn dot_pairs(_acc: Self::B, _x: Self::B, _w: Self::B) -> Self::B {
+    /// Word by word, over its four bytes: `acc + sum of w x`. `x` is signed and not -128; `w` is unsigned where it is
+    /// [`Self::UNSIGNED`], and signed elsewhere.
+    unsafe fn dot(acc: Self::B, w: Self::B, x: Self::B) -> Self::B;
+    /// By pairs of bytes, in 16 bits: `acc + sum of w x`, where `w` is unsigned, `x` signed, and sums have room.
+    unsafe fn dot_pairs(_acc: Self::B, _w: Self::B, _x: Self::B) -> Self::B {
         unreachable!("only where there are PAIRS")
     }
     /// Word by word: `acc` and the sums of two pairs.
@@ -89,7 +94,6 @@ fn from_words(v: [u32; LANES]) -> [u8; BYTES] {
 // SAFETY: plain Rust runs anywhere; pointers are the caller's promise.
 unsafe impl Bytes for Portable {
     type B = [u8; BYTES];
-    const BIAS: u8 = 0;
     const BYTE_TILE: (usize, usize) = (2, 1);
 
     #[inline(always)]
@@ -122,11 +126,7 @@ unsafe impl Bytes for Portable {
     }
     #[inline(always)]
     unsafe fn bits(v: Self::B, shift: i32, mask: u8) -> Self::B {
-        v.map(|x| x >> shift & mask)
-    }
-    #[inline(always)]
-    unsafe fn lift(v: Self::B, shift: i32) -> Self::B {
-        v.map(|x| x << shift)
+        v.map(|x| if shift < 0 { x << -shift } else { x >> shift } & mask)
     }
     #[inline(always)]
     unsafe fn lookup(table: &[i8; 16], v: Self::B) -> Self::B {
@@ -141,13 +141,16 @@ unsafe impl Bytes for Portable {
         from_words(words(v).map(|x| i32::from((x >> (8 * i)) as u8 as i8) as u32))
     }
     #[inline(always)]
-    unsafe fn sub_words(a: Self::B, b: Self::B) -> Self::B {
-        let (a, b) = (words(a), words(b));
-        from_words(std::array::from_fn(|i| a[i].wrapping_sub(b[i])))
+    unsafe fn lift_words(v: Self::B, shift: i32) -> Self::B {
+        from_words(words(v).map(|x| x << shift))
     }
     #[inline(always)]
     unsafe fn words_to_f32(v: Self::B) -> Self::F {
         words(v).map(|x| x as i32 as f32)
+    }
+    #[inline(always)]
+    unsafe fn f32_to_words(v: Self::F) -> Self::B {
+        from_words(v.map(|x| x as i32 as u32))
     }
     #[inline(always)]
     unsafe fn store_codes(p: *mut u8, v: Self::F) {
@@ -165,7 +168,7 @@ unsafe impl Bytes for Portable {
         std::array::from_fn(|i| f32::from(unsafe { *p.add(i) } as i8))
     }
     #[inline(always)]
-    unsafe fn dot(acc: Self::B, x: Self::B, w: Self::B) -> Self::B {
+    unsafe fn dot(acc: Self::B, w: Self::B, x: Self::B) -> Self::B {
         let acc = words(acc);
         from_words(std::array::from_fn(|i| {
             let product = |j: usize| i32::from(x[4 * i + j] as i8) * i32::from(w[4 * i + j] as i8);
@@ -176,6 +179,7 @@ unsafe impl Bytes for Portable {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    use std::arch::asm;
     use std::arch::x86_64::*;
 
     use super::Bytes;
@@ -197,7 +201,6 @@ mod x86 {
     // pointers.
     unsafe impl Bytes for Avx2 {
         type B = [__m256i; 2];
-        const BIAS: u8 = 128;
         const PAIRS: Option<usize> = Some(2);
         const BYTE_TILE: (usize, usize) = (2, 1);
 
@@ -238,14 +241,13 @@ mod x86 {
         unsafe fn bits(v: Self::B, shift: i32, mask: u8) -> Self::B {
             // SAFETY: see the impl.
             unsafe {
-                let (n, mask) = (_mm_cvtsi32_si128(shift), _mm256_set1_epi8(mask as i8));
-                each!(v, _mm256_and_si256(_mm256_srl_epi16(v, n), mask))
+                let (n, mask) = (_mm_cvtsi32_si128(shift.abs()), _mm256_set1_epi8(mask as i8));
+                if shift < 0 {
+                    each!(v, _mm256_and_si256(_mm256_sll_epi16(v, n), mask))
+                } else {
+                    each!(v, _mm256_and_si256(_mm256_srl_epi16(v, n), mask))
+                }
             }
-        }
-        #[inline(always)]
-        unsafe fn lift(v: Self::B, shift: i32) -> Self::B {
-            // SAFETY: see the impl.
-            unsafe { each!(v, _mm256_sll_epi16(v, _mm_cvtsi32_si128(shift))) }
         }
         #[inline(always)]
         unsafe fn lookup(table: &[i8; 16], v: Self::B) -> Self::B {
@@ -272,9 +274,9 @@ mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn sub_words(a: Self::B, b: Self::B) -> Self::B {
+        unsafe fn lift_words(v: Self::B, shift: i32) -> Self::B {
             // SAFETY: see the impl.
-            unsafe { [_mm256_sub_epi32(a[0], b[0]), _mm256_sub_epi32(a[1], b[1])] }
+            unsafe { each!(v, _mm256_sll_epi32(v, _mm_cvtsi32_si128(shift))) }
         }
         #[inline(always)]
         unsafe fn words_to_f32(v: Self::B) -> Self::F {
@@ -282,15 +284,19 @@ mod x86 {
             unsafe { each!(v, _mm256_cvtepi32_ps(v)) }
         }
         #[inline(always)]
+        unsafe fn f32_to_words(v: Self::F) -> Self::B {
+            // SAFETY: see the impl.
+            unsafe { each!(v, _mm256_cvtps_epi32(v)) }
+        }
+        #[inline(always)]
         unsafe fn store_codes(p: *mut u8, v: Self::F) {
             // SAFETY: see the impl.
             unsafe {
-                let (a, b) = (_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
+                let [a, b] = Self::f32_to_words(v);
                 let words = _mm256_permute4x64_epi64::<0xd8>(_mm256_packs_epi32(a, b));
                 let (low, high) =
                     (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-                let bytes = _mm_packs_epi16(low, high);
-                _mm_storeu_si128(p.cast(), _mm_add_epi8(bytes, _mm_set1_epi8(i8::MIN)));
+                _mm_storeu_si128(p.cast(), _mm_packs_epi16(low, high));
             }
         }
         #[inline(always)]
@@ -315,11 +321,9 @@ mod x86 {
         /// Pairs of products are added in 16 bits: 2 * 127 * 128 fits, as the left factor is made
         /// `|w|` and the right one takes its sign.
         #[inline(always)]
-        unsafe fn dot(acc: Self::B, x: Self::B, w: Self::B) -> Self::B {
+        unsafe fn dot(acc: Self::B, w: Self::B, x: Self::B) -> Self::B {
             // SAFETY: see the impl.
             unsafe {
-                let bias = _mm256_set1_epi8(i8::MIN);
-                let x = [_mm256_xor_si256(x[0], bias), _mm256_xor_si256(x[1], bias)];
                 let pairs = [
                     _mm256_maddubs_epi16(_mm256_abs_epi8(w[0]), _mm256_sign_epi8(x[0], w[0])),
                     _mm256_maddubs_epi16(_mm256_abs_epi8(w[1]), _mm256_sign_epi8(x[1], w[1])),
@@ -328,12 +332,12 @@ mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn dot_pairs(acc: Self::B, x: Self::B, w: Self::B) -> Self::B {
+        unsafe fn dot_pairs(acc: Self::B, w: Self::B, x: Self::B) -> Self::B {
             // SAFETY: see the impl.
             unsafe {
                 [
-                    _mm256_add_epi16(acc[0], _mm256_maddubs_epi16(x[0], w[0])),
-                    _mm256_add_epi16(acc[1], _mm256_maddubs_epi16(x[1], w[1])),
+                    _mm256_add_epi16(acc[0], _mm256_maddubs_epi16(w[0], x[0])),
+                    _mm256_add_epi16(acc[1], _mm256_maddubs_epi16(w[1], x[1])),
                 ]
             }
         }
@@ -356,7 +360,6 @@ mod x86 {
             // are pointers.
             unsafe impl Bytes for $name {
                 type B = __m512i;
-                const BIAS: u8 = 128;
                 const UNSIGNED: bool = $unsigned;
                 const PAIRS: Option<usize> = $pairs;
                 const BYTE_TILE: (usize, usize) = (6, 2);
@@ -395,14 +398,11 @@ mod x86 {
                 unsafe fn bits(v: Self::B, shift: i32, mask: u8) -> Self::B {
                     // SAFETY: see the impl.
                     unsafe {
-                        let shifted = _mm512_srl_epi16(v, _mm_cvtsi32_si128(shift));
-                        _mm512_and_si512(shifted, _mm512_set1_epi8(mask as i8))
+                        let n = _mm_cvtsi32_si128(shift.abs());
+                        let v =
+                            if shift < 0 { _mm512_sll_epi16(v, n) } else { _mm512_srl_epi16(v, n) };
+                        _mm512_and_si512(v, _mm512_set1_epi8(mask as i8))
                     }
-                }
-                #[inline(always)]
-                unsafe fn lift(v: Self::B, shift: i32) -> Self::B {
-                    // SAFETY: see the impl.
-                    unsafe { _mm512_sll_epi16(v, _mm_cvtsi32_si128(shift)) }
                 }
                 #[inline(always)]
                 unsafe fn lookup(table: &[i8; 16], v: Self::B) -> Self::B {
@@ -429,9 +429,9 @@ mod x86 {
                     }
                 }
                 #[inline(always)]
-                unsafe fn sub_words(a: Self::B, b: Self::B) -> Self::B {
+                unsafe fn lift_words(v: Self::B, shift: i32) -> Self::B {
                     // SAFETY: see the impl.
-                    unsafe { _mm512_sub_epi32(a, b) }
+                    unsafe { _mm512_sll_epi32(v, _mm_cvtsi32_si128(shift)) }
                 }
                 #[inline(always)]
                 unsafe fn words_to_f32(v: Self::B) -> Self::F {
@@ -439,12 +439,22 @@ mod x86 {
                     unsafe { _mm512_cvtepi32_ps(v) }
                 }
                 #[inline(always)]
+                unsafe fn f32_to_words(v: Self::F) -> Self::B {
+                    // SAFETY: see the impl.
+                    unsafe { _mm512_cvtps_epi32(v) }
+                }
+                #[inline(always)]
                 unsafe fn store_codes(p: *mut u8, v: Self::F) {
                     // SAFETY: see the impl.
                     unsafe {
-                        let bytes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v));
-                        _mm_storeu_si128(p.cast(), _mm_add_epi8(bytes, _mm_set1_epi8(i8::MIN)));
+                        let bytes = _mm512_cvtsepi32_epi8(Self::f32_to_words(v));
+                        _mm_storeu_si128(p.cast(), bytes);
                     }
+                }
+                #[inline(always)]
+                unsafe fn by_now(v: Self::F) -> Self::F {
+                    // SAFETY: see the impl.
+                    unsafe { by_now(v) }
                 }
                 #[inline(always)]
                 unsafe fn load_f16(p: *const u16) -> Self::F {
@@ -457,14 +467,14 @@ mod x86 {
                     unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
                 }
                 #[inline(always)]
-                unsafe fn dot(acc: Self::B, x: Self::B, w: Self::B) -> Self::B {
+                unsafe fn dot(acc: Self::B, w: Self::B, x: Self::B) -> Self::B {
                     // SAFETY: see the impl.
-                    unsafe { $dot(acc, x, w) }
+                    unsafe { $dot(acc, w, x) }
                 }
                 #[inline(always)]
-                unsafe fn dot_pairs(acc: Self::B, x: Self::B, w: Self::B) -> Self::B {
+                unsafe fn dot_pairs(acc: Self::B, w: Self::B, x: Self::B) -> Self::B {
                     // SAFETY: see the impl.
-                    unsafe { _mm512_add_epi16(acc, _mm512_maddubs_epi16(x, w)) }
+                    unsafe { _mm512_add_epi16(acc, _mm512_maddubs_epi16(w, x)) }
                 }
                 #[inline(always)]
                 unsafe fn add_pairs(acc: Self::B, pairs: Self::B) -> Self::B {
@@ -478,12 +488,21 @@ mod x86 {
         };
     }
 
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn by_now(mut v: __m512) -> __m512 {
+        // SAFETY: no instruction.
+        unsafe {
+            asm!("/* {v} */", v = inout(zmm_reg) v, options(nomem, nostack, preserves_flags));
+        }
+        v
+    }
+
     /// As AVX2's.
     #[inline(always)]
-    unsafe fn dot_signs(acc: __m512i, x: __m512i, w: __m512i) -> __m512i {
+    unsafe fn dot_signs(acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
         // SAFETY: AVX-512BW is the caller's promise.
         unsafe {
-            let x = _mm512_xor_si512(x, _mm512_set1_epi8(i8::MIN));
             let negative = _mm512_movepi8_mask(w);
             let signed = _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x);
             let pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(w), signed);
@@ -492,9 +511,9 @@ mod x86 {
     }
 
     #[inline(always)]
-    unsafe fn dot_vnni(acc: __m512i, x: __m512i, w: __m512i) -> __m512i {
+    unsafe fn dot_vnni(acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
         // SAFETY: AVX-512 VNNI is the caller's promise.
-        unsafe { _mm512_dpbusd_epi32(acc, x, w) }
+        unsafe { _mm512_dpbusd_epi32(acc, w, x) }
     }
 
     avx512!(Avx512, false, Some(4), dot_signs);

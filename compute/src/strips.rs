@@ -19,7 +19,7 @@ use crate::cpu::Cpu;
 use crate::cpu::rows::Parts;
 use crate::simd::LANES;
 
-pub(crate) use ready::{Ready, Sink, biased, dots, ready, span, start, widen};
+pub(crate) use ready::{Ready, Sink, bits, by_pairs, dots, ready, span, start, widen};
 
 use BlockType::*;
 

@@ -1,4 +1,4 @@
-//! [`Bytes`] by NEON. Products of signed bytes need no bias.
+//! [`Bytes`] by NEON, whose products are of signed bytes.
 
 use std::arch::{aarch64::*, asm};
 
@@ -9,7 +9,6 @@ use crate::simd::{Arm, each};
 // bytes are the caller's promise, and so are pointers.
 unsafe impl<const DOT: bool> Bytes for Arm<DOT> {
     type B = [uint8x16_t; 4];
-    const BIAS: u8 = 0;
     // 12 sums, 12 dot products and what they are made of fill 32 registers.
     const BYTE_TILE: (usize, usize) = (3, 1);
 
@@ -57,11 +56,6 @@ unsafe impl<const DOT: bool> Bytes for Arm<DOT> {
         }
     }
     #[inline(always)]
-    unsafe fn lift(v: Self::B, shift: i32) -> Self::B {
-        // SAFETY: see the impl.
-        unsafe { each!(v => vshlq_u8(v, vdupq_n_s8(shift as i8))) }
-    }
-    #[inline(always)]
     unsafe fn lookup(table: &[i8; 16], v: Self::B) -> Self::B {
         // SAFETY: see the impl.
         unsafe {
@@ -92,19 +86,22 @@ unsafe impl<const DOT: bool> Bytes for Arm<DOT> {
         }
     }
     #[inline(always)]
-    unsafe fn sub_words(a: Self::B, b: Self::B) -> Self::B {
+    unsafe fn lift_words(v: Self::B, shift: i32) -> Self::B {
         // SAFETY: see the impl.
         unsafe {
-            each!(a, b => {
-                let (a, b) = (vreinterpretq_u32_u8(a), vreinterpretq_u32_u8(b));
-                vreinterpretq_u8_u32(vsubq_u32(a, b))
-            })
+            let up = vdupq_n_s32(shift);
+            each!(v => vreinterpretq_u8_u32(vshlq_u32(vreinterpretq_u32_u8(v), up)))
         }
     }
     #[inline(always)]
     unsafe fn words_to_f32(v: Self::B) -> Self::F {
         // SAFETY: see the impl.
         unsafe { each!(v => vcvtq_f32_s32(vreinterpretq_s32_u8(v))) }
+    }
+    #[inline(always)]
+    unsafe fn f32_to_words(v: Self::F) -> Self::B {
+        // SAFETY: see the impl.
+        unsafe { each!(v => vreinterpretq_u8_s32(vcvtnq_s32_f32(v))) }
     }
     #[inline(always)]
     unsafe fn store_codes(p: *mut u8, v: Self::F) {
@@ -135,13 +132,13 @@ unsafe impl<const DOT: bool> Bytes for Arm<DOT> {
         }
     }
     #[inline(always)]
-    unsafe fn dot(acc: Self::B, x: Self::B, w: Self::B) -> Self::B {
+    unsafe fn dot(acc: Self::B, w: Self::B, x: Self::B) -> Self::B {
         // SAFETY: see the impl.
         unsafe {
             if DOT {
-                each!(acc, x, w => dot_words(acc, x, w))
+                each!(acc, w, x => dot_words(acc, w, x))
             } else {
-                each!(acc, x, w => dot_pairs(acc, x, w))
+                each!(acc, w, x => dot_pairs(acc, w, x))
             }
         }
     }
@@ -149,7 +146,7 @@ unsafe impl<const DOT: bool> Bytes for Arm<DOT> {
 
 /// Pairs of products are added in 16 bits: 2 * 127 * 128 fits.
 #[inline(always)]
-unsafe fn dot_pairs(acc: uint8x16_t, x: uint8x16_t, w: uint8x16_t) -> uint8x16_t {
+unsafe fn dot_pairs(acc: uint8x16_t, w: uint8x16_t, x: uint8x16_t) -> uint8x16_t {
     // SAFETY: NEON is there.
     unsafe {
         let (x, w) = (vreinterpretq_s8_u8(x), vreinterpretq_s8_u8(w));
@@ -161,7 +158,7 @@ unsafe fn dot_pairs(acc: uint8x16_t, x: uint8x16_t, w: uint8x16_t) -> uint8x16_t
 
 /// By the instruction's name, as `vdotq_s32` is not in stable Rust.
 #[inline(always)]
-unsafe fn dot_words(mut acc: uint8x16_t, x: uint8x16_t, w: uint8x16_t) -> uint8x16_t {
+unsafe fn dot_words(mut acc: uint8x16_t, w: uint8x16_t, x: uint8x16_t) -> uint8x16_t {
     // SAFETY: dot products of bytes are the caller's promise.
     unsafe {
         asm!(

@@ -145,8 +145,8 @@ unsafe fn byte_chain<S: Bytes, const N: usize>() -> usize {
             for (i, c) in acc.iter_mut().enumerate() {
                 let x = S::splat_word(x.add(4 * i));
                 *c = match S::PAIRS {
-                    Some(_) => S::dot_pairs(*c, x, w),
-                    None => S::dot(*c, x, w),
+                    Some(_) => S::dot_pairs(*c, w, x),
+                    None => S::dot(*c, w, x),
                 };
             }
         }

@@ -1,6 +1,6 @@
 //! Products with quantised weights ([`Strips`]): activations are rounded to 8 bits, 32 to a scale
-//! (as Q8_0), and products within a group of 32, or 16, are exact in integers. A lane is an
-//! output, and an output is one chain over the groups in ascending order:
+//! (as Q8_0), and products within a group of 32, or 16, are exact in integers: of unsigned codes of weights, from which
+//! what they are too high by drops out, by signed ones. A lane is an output, and an output is one chain over the groups in ascending order:
 //!
 //! ```text
 //! y = y + (scale of w * scale of x) * (sum of codes of w * codes of x)
@@ -27,7 +27,7 @@ use super::rows::Parts;
 use crate::aligned::Aligned;
 use crate::bytes::{BYTES, Bytes};
 use crate::simd::{Cache, LANES, prefetch};
-use crate::strips::{GROUP, Ready, Strips, biased, ready, span};
+use crate::strips::{GROUP, Ready, Strips, bits, by_pairs, ready, span, start};
 
 /// Most groups that are made ready at a time: with 24 of two strips there is room in the nearest
 /// cache for the rows that pass by.
@@ -110,9 +110,9 @@ thread_local! {
     static READY: Cell<Aligned> = const { Cell::new(Aligned::empty()) };
 }
 
-/// f32 that a strip's part of [`READY`] has: codes; scales, least values and starts of halves. After these come
-/// the second chains of the rows of a task.
-const ROOM: usize = BLOCK * GROUP * LANES / 4 + 3 * BLOCK * 2 * LANES;
+/// f32 that a strip's part of [`READY`] has: codes; scales and least values of halves. After these come the second
+/// chains of the rows of a task.
+const ROOM: usize = BLOCK * GROUP * LANES / 4 + 2 * BLOCK * 2 * LANES;
 
 #[inline(always)]
 unsafe fn multiply_area<S: Bytes>(area: &Area<'_>) {
@@ -128,22 +128,19 @@ unsafe fn multiply_area<S: Bytes>(area: &Area<'_>) {
     unsafe {
         let mut parts = [room(scratch.as_mut_ptr(), 0), room(scratch.as_mut_ptr(), 1)];
         let seconds = scratch.as_mut_ptr().wrapping_add(STRIPS * ROOM);
-        macro_rules! by_span {
-            ($n:literal, $least:literal: $($span:literal)*) => {
-                match span(area.w.kind()) {
-                    $($span if const { S::PAIRS.is_some() } => {
-                        multiply_strips::<S, $n, $least, $span>(area, &mut parts, seconds)
+        macro_rules! by_bits {
+            ($(($n:literal, $least:literal, $bits:literal))*) => {
+                match (area.w.scales(), area.w.has_least(), bits(area.w.kind())) {
+                    $(($n, $least, $bits) => {
+                        multiply_strips::<S, $n, $least, $bits>(area, &mut parts, seconds)
                     })*
-                    _ => multiply_strips::<S, $n, $least, 0>(area, &mut parts, seconds),
+                    _ => unreachable!("a type of other codes"),
                 }
             };
         }
-        match (area.w.scales(), area.w.has_least()) {
-            (1, false) => by_span!(1, false: 8 4),
-            (1, true) => by_span!(1, true: 4 2),
-            (_, false) => by_span!(2, false: 4 2),
-            (_, true) => by_span!(2, true: 4),
-        }
+        by_bits!((1, false, 4)(1, false, 5)(1, false, 8)(1, true, 4)(1, true, 5)(2, false, 3)(
+            2, false, 6
+        )(2, true, 2));
     }
     READY.set(scratch);
 }
@@ -152,12 +149,12 @@ unsafe fn multiply_area<S: Bytes>(area: &Area<'_>) {
 fn room(scratch: *mut f32, i: usize) -> Ready {
     let start = scratch.wrapping_add(i * ROOM);
     let numbers = start.wrapping_add(BLOCK * GROUP * LANES / 4);
-    let [scales, leasts, starts] = [0, 1, 2].map(|i| numbers.wrapping_add(i * BLOCK * 2 * LANES));
-    Ready { codes: start.cast(), scales, leasts, starts: starts.cast() }
+    let [scales, leasts] = [0, 1].map(|i| numbers.wrapping_add(i * BLOCK * 2 * LANES));
+    Ready { codes: start.cast(), scales, leasts }
 }
 
 #[inline(always)]
-unsafe fn multiply_strips<S: Bytes, const N: usize, const LEAST: bool, const SPAN: usize>(
+unsafe fn multiply_strips<S: Bytes, const N: usize, const LEAST: bool, const BITS: u32>(
     area: &Area<'_>,
     parts: &mut [Ready; STRIPS],
     seconds: *mut f32,
@@ -165,7 +162,7 @@ unsafe fn multiply_strips<S: Bytes, const N: usize, const LEAST: bool, const SPA
     let w = area.w;
     let (most_rows, strips) = S::BYTE_TILE;
     let most_rows = match S::PAIRS {
-        Some(rows) if SPAN > 0 => rows + usize::from(SPAN == GROUP / 4),
+        Some(rows) if by_pairs::<S>(BITS, N) => rows + usize::from(span(BITS, N) == GROUP / 4),
         _ => most_rows,
     };
     let (n, layout) = (w.rows(), Layout::new(w.cols()));
@@ -217,13 +214,13 @@ unsafe fn multiply_strips<S: Bytes, const N: usize, const LEAST: bool, const SPA
                 // SAFETY: rows, columns and groups are inside of the operands, and each row has room
                 // for its second chain.
                 unsafe {
-                    tile.run::<S, N, LEAST, SPAN>(rows);
+                    tile.run::<S, N, LEAST, BITS>(rows);
                     for r in 0..rows {
                         let second = seconds.wrapping_add(r * STRIPS * LANES);
                         if columns > LANES {
-                            tile.second::<S, 2, N, LEAST>(r, second);
+                            tile.second::<S, 2, N, LEAST, BITS>(r, second);
                         } else {
-                            tile.second::<S, 1, N, LEAST>(r, second);
+                            tile.second::<S, 1, N, LEAST, BITS>(r, second);
                         }
                     }
                 }
@@ -254,14 +251,14 @@ struct Tile<'a> {
 
 impl Tile<'_> {
     #[inline(always)]
-    unsafe fn run<S: Bytes, const N: usize, const LEAST: bool, const SPAN: usize>(
+    unsafe fn run<S: Bytes, const N: usize, const LEAST: bool, const BITS: u32>(
         &self,
         rows: usize,
     ) {
         macro_rules! by_rows {
             ($v:literal: $($r:literal)*) => {
                 match rows {
-                    $($r => self.multiply::<S, $r, $v, N, LEAST, SPAN>(),)*
+                    $($r => self.multiply::<S, $r, $v, N, LEAST, BITS>(),)*
                     _ => {}
                 }
             };
@@ -283,7 +280,7 @@ impl Tile<'_> {
         const V: usize,
         const N: usize,
         const LEAST: bool,
-        const SPAN: usize,
+        const BITS: u32,
     >(
         &self,
     ) {
@@ -311,7 +308,7 @@ impl Tile<'_> {
                 }
                 for g in some..end {
                     for i in 0..N {
-                        self.group::<S, R, V, N, LEAST, SPAN>(g, i, &mut sums);
+                        self.group::<S, R, V, N, LEAST, BITS>(g, i, &mut sums);
                     }
                 }
             }
@@ -335,7 +332,7 @@ impl Tile<'_> {
         const V: usize,
         const N: usize,
         const LEAST: bool,
-        const SPAN: usize,
+        const BITS: u32,
     >(
         &self,
         g: usize,
@@ -347,11 +344,10 @@ impl Tile<'_> {
         // SAFETY: the caller's promise.
         unsafe {
             let mut dots = [[S::splat_byte(0); V]; R];
-            if const { biased::<S>(SPAN) } {
-                for (v, part) in self.parts.iter().enumerate().take(V) {
-                    let start = S::load_bytes(part.starts.add(at * BYTES));
-                    dots.iter_mut().for_each(|dots| dots[v] = start);
-                }
+            for (r, dots) in dots.iter_mut().enumerate() {
+                let numbers = self.numbers.add(r * layout.numbers());
+                let less = numbers.add(layout.less_at(N, group, i));
+                *dots = [start::<S, BITS, LEAST>(less); V];
             }
             let steps = GROUP / 4 / N;
             let mut pairs = [[S::splat_byte(0); V]; R];
@@ -364,14 +360,14 @@ impl Tile<'_> {
                     let x = self.codes.add(r * layout.codes() + group * GROUP + s * 4);
                     let x = S::splat_word(x);
                     for ((dot, pairs), w) in dots.iter_mut().zip(pairs).zip(&w) {
-                        if const { S::PAIRS.is_some() && SPAN > 0 } {
-                            *pairs = S::dot_pairs(*pairs, x, *w);
-                            if (s + 1) % SPAN.max(1) == 0 {
+                        if const { by_pairs::<S>(BITS, N) } {
+                            *pairs = S::dot_pairs(*pairs, *w, x);
+                            if (s + 1) % const { span(BITS, N) } == 0 {
                                 *dot = S::add_pairs(*dot, *pairs);
                                 *pairs = S::splat_byte(0);
                             }
                         } else {
-                            *dot = S::dot(*dot, x, *w);
+                            *dot = S::dot(*dot, *w, x);
                         }
                     }
                 }
@@ -403,7 +399,13 @@ impl Tile<'_> {
 impl Tile<'_> {
     /// Goes on with the second chain of row `r`, and adds it to the outputs after the last group.
     #[inline(always)]
-    unsafe fn second<S: Bytes, const V: usize, const N: usize, const LEAST: bool>(
+    unsafe fn second<
+        S: Bytes,
+        const V: usize,
+        const N: usize,
+        const LEAST: bool,
+        const BITS: u32,
+    >(
         &self,
         r: usize,
         second: *mut f32,
@@ -420,7 +422,7 @@ impl Tile<'_> {
                 }
             }
             for d in groups..digits {
-                let group = *numbers.add(digits * 4 + d - groups) as usize;
+                let group = *numbers.add(self.layout.finer_at() + d - groups) as usize;
                 if group < self.first {
                     continue;
                 }
@@ -431,17 +433,13 @@ impl Tile<'_> {
                 for i in 0..N {
                     let steps = GROUP / 4 / N;
                     // Without pairs: its rows are few.
-                    let mut dots = [S::splat_byte(0); V];
-                    if S::UNSIGNED {
-                        for (dot, part) in dots.iter_mut().zip(self.parts) {
-                            *dot = S::load_bytes(part.starts.add((g * N + i) * BYTES));
-                        }
-                    }
+                    let less = numbers.add(self.layout.less_at(N, d, i));
+                    let mut dots = [start::<S, BITS, LEAST>(less); V];
                     for s in i * steps..(i + 1) * steps {
                         let x = S::splat_word(codes.add(d * GROUP + s * 4));
                         for (dot, part) in dots.iter_mut().zip(self.parts) {
                             let w = S::load_bytes(part.codes.add((g * (GROUP / 4) + s) * BYTES));
-                            *dot = S::dot(*dot, x, w);
+                            *dot = S::dot(*dot, w, x);
                         }
                     }
                     for ((sum, dot), part) in sums.iter_mut().zip(dots).zip(self.parts) {

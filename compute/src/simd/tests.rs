@@ -82,12 +82,12 @@ unsafe fn operations<S: Bytes>(bytes: &[[u8; BYTES]; 2], out: &mut Vec<u32>) {
 
         let [x, w] = [S::load_bytes(bytes[0].as_ptr()), S::load_bytes(bytes[1].as_ptr())];
         let least = S::splat_byte(0x81);
-        let bias = S::splat_byte(S::BIAS);
         let mut all = vec![
             S::or(x, w),
             S::sub_bytes(x, w),
-            S::sub_words(x, w),
-            S::lift(S::bits(x, 0, 15), 4),
+            S::lift_words(x, 5),
+            S::f32_to_words(S::words_to_f32(S::word_byte(x, 1))),
+            S::bits(x, -3, 0xf8),
         ];
         for i in 0..8 {
             all.extend([
@@ -98,8 +98,8 @@ unsafe fn operations<S: Bytes>(bytes: &[[u8; BYTES]; 2], out: &mut Vec<u32>) {
         }
         all.push(S::lookup(&crate::blocks::IQ4, S::bits(x, 0, 15)));
         for x in [S::bits(x, 1, 127), S::sub_bytes(S::splat_byte(0), S::bits(x, 1, 127)), least] {
-            let biased = S::dot(x, S::sub_bytes(x, bias), w);
-            all.push(S::sub_words(biased, S::dot(S::splat_byte(0), bias, w)));
+            // Bytes of the left operand that are the same signed and unsigned.
+            all.push(S::dot(x, S::bits(w, 1, 127), x));
         }
         for v in all {
             let mut words = [0u32; LANES];
@@ -116,7 +116,7 @@ unsafe fn operations<S: Bytes>(bytes: &[[u8; BYTES]; 2], out: &mut Vec<u32>) {
             S::max(S::load_i8(bytes[1].as_ptr()), S::splat(-127.0)),
         );
         let codes: [u8; LANES] = std::mem::transmute(codes);
-        out.extend(codes.map(|x| u32::from(x.wrapping_sub(S::BIAS))));
+        out.extend(codes.map(u32::from));
     }
 }
 

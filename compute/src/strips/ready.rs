@@ -9,17 +9,20 @@ use crate::simd::LANES;
 use super::{GROUP, STEPS};
 use BlockType::*;
 
-/// Where groups go: signed codes of 32 columns by 16 rows, a scale for all or for each half, and as
-/// many least values, or none.
+/// Where groups go: codes of 32 columns by 16 rows, a scale for all or for each half, and as many least values, or
+/// none. Codes are unsigned, [`offset`] above what they stand for.
 pub(crate) trait Sink<S: Bytes> {
     /// Whether it is fast enough to be worth the longer code of groups that are written out.
     const WRITTEN_OUT: bool = false;
 
-    /// Takes group `g`. `SPAN`: see [`span`].
+    /// Groups have so many bytes, from now on.
+    fn of(&mut self, _group: usize) {}
+
+    /// Takes group `g`. `BITS`: of its codes.
     ///
     /// # Safety
     /// It has a place for it; as for [`Bytes`].
-    unsafe fn put<const N: usize, const SPAN: usize>(
+    unsafe fn put<const N: usize, const BITS: u32>(
         &mut self,
         g: usize,
         codes: [S::B; STEPS],
@@ -28,74 +31,94 @@ pub(crate) trait Sink<S: Bytes> {
     );
 }
 
-/// Steps of a group whose products with unsigned bytes, in pairs, can be added in 16 bits: at most as many as have the
-/// same scale; 0 if not even two can.
-pub(crate) const fn span(kind: BlockType) -> usize {
+/// Bits of a type's codes.
+pub(crate) const fn bits(kind: BlockType) -> u32 {
     match kind {
-        Q4_0 => 8,                             // -8..8: 8 * 2 * 255 * 8 < 2^15
-        Q4_1 | Q5_0 | Q4_K | Q2_K | Q3_K => 4, // 0..16, -16..16; 0..4, -4..4 of half a group
-        Q5_1 | Q5_K | Q6_K => 2,               // 0..32, -32..32
-        _ => 0,
+        Q2_K => 2,
+        Q3_K => 3,
+        Q4_0 | Q4_1 | Q4_K => 4,
+        Q5_0 | Q5_1 | Q5_K => 5,
+        Q6_K => 6,
+        _ => 8,
     }
 }
 
-/// `start` and the products of steps: of their bytes at `x` by their codes.
+/// How far codes of so many bits are above what they stand for. Those of types with a least value aren't; bytes are
+/// signed where products take them so.
+pub(crate) const fn offset<S: Bytes>(bits: u32, least: bool) -> u8 {
+    if least || bits == 8 && !S::UNSIGNED { 0 } else { 1 << (bits - 1) }
+}
+
+/// Steps of a group, whose `scales` are one or two, whose products with bytes, in pairs, can be added in 16 bits: at most
+/// as many as have the same scale; 0 if not even two can.
+pub(crate) const fn span(bits: u32, scales: usize) -> usize {
+    let pair = 2 * 127 * ((1 << bits) - 1);
+    let room = i16::MAX as usize / pair;
+    let most = STEPS / scales;
+    match room {
+        0 => 0,
+        _ if room >= most => most,
+        _ => 1 << room.ilog2(),
+    }
+}
+
+/// Whether products add up by pairs.
+pub(crate) const fn by_pairs<S: Bytes>(bits: u32, scales: usize) -> bool {
+    S::PAIRS.is_some() && span(bits, scales) > 0
+}
+
+/// `start` and the products of steps: of their codes by the bytes at `x`. `N`: scales of a group.
 #[inline(always)]
-pub(crate) unsafe fn dots<S: Bytes, const SPAN: usize>(
+pub(crate) unsafe fn dots<S: Bytes, const N: usize, const BITS: u32>(
     start: S::B,
-    x: *const u8,
     codes: &[S::B],
+    x: *const u8,
 ) -> S::B {
     let mut sum = start;
     // SAFETY: the caller's promise.
     unsafe {
-        if const { S::PAIRS.is_some() && SPAN > 0 } {
-            for (i, span) in codes.chunks_exact(SPAN).enumerate() {
+        if const { by_pairs::<S>(BITS, N) } {
+            let steps = const { span(BITS, N) };
+            for (i, span) in codes.chunks_exact(steps).enumerate() {
                 let mut pairs = S::splat_byte(0);
                 for (s, code) in span.iter().enumerate() {
-                    pairs = S::dot_pairs(pairs, S::splat_word(x.add((i * SPAN + s) * 4)), *code);
+                    pairs = S::dot_pairs(pairs, *code, S::splat_word(x.add((i * steps + s) * 4)));
                 }
                 sum = S::add_pairs(sum, pairs);
             }
         } else {
             for (s, code) in codes.iter().enumerate() {
-                sum = S::dot(sum, S::splat_word(x.add(s * 4)), *code);
+                sum = S::dot(sum, *code, S::splat_word(x.add(s * 4)));
             }
         }
         sum
     }
 }
 
-/// Whether products leave the bias in, so that they have to [`start`] from what takes it off.
-pub(crate) const fn biased<S: Bytes>(span: usize) -> bool {
-    S::UNSIGNED || S::PAIRS.is_some() && span > 0
-}
-
-/// What a dot product starts from, so that [`Bytes::BIAS`] drops out.
+/// What a dot product starts from, so that the [`offset`] of codes drops out: so many times the negative sum of the bytes
+/// that they are multiplied by, which is at `less`.
 #[inline(always)]
-pub(crate) unsafe fn start<S: Bytes, const SPAN: usize>(codes: &[S::B]) -> S::B {
-    // SAFETY: the caller's promise; the steps of a group have 32 bytes.
+pub(crate) unsafe fn start<S: Bytes, const BITS: u32, const LEAST: bool>(less: *const f32) -> S::B {
+    // SAFETY: the caller's promise.
     unsafe {
-        let zero = S::splat_byte(0);
-        if const { !biased::<S>(SPAN) } {
-            return zero;
+        match const { offset::<S>(BITS, LEAST) } {
+            0 => S::splat_byte(0),
+            offset => S::lift_words(S::splat_word(less.cast()), offset.ilog2() as i32),
         }
-        S::sub_words(zero, dots::<S, SPAN>(zero, [S::BIAS; GROUP].as_ptr(), codes))
     }
 }
 
 /// Groups of a strip made ready for products with many rows: codes, `[groups][8][64 bytes]`, and
-/// for each scale of a group 16 scales, 16 least values, and [`start`].
+/// for each scale of a group 16 scales and 16 least values.
 pub(crate) struct Ready {
     pub(crate) codes: *mut u8,
     pub(crate) scales: *mut f32,
     pub(crate) leasts: *mut f32,
-    pub(crate) starts: *mut u8,
 }
 
 impl<S: Bytes> Sink<S> for Ready {
     #[inline(always)]
-    unsafe fn put<const N: usize, const SPAN: usize>(
+    unsafe fn put<const N: usize, const BITS: u32>(
         &mut self,
         g: usize,
         codes: [S::B; STEPS],
@@ -112,12 +135,6 @@ impl<S: Bytes> Sink<S> for Ready {
             }
             for (i, least) in leasts.into_iter().flatten().enumerate() {
                 S::store(self.leasts.add((g * N + i) * LANES), least);
-            }
-            if const { biased::<S>(SPAN) } {
-                for i in 0..N {
-                    let half = &codes[i * STEPS / N..(i + 1) * STEPS / N];
-                    S::store_bytes(self.starts.add((g * N + i) * BYTES), start::<S, SPAN>(half));
-                }
             }
         }
     }
@@ -163,15 +180,18 @@ struct Wide {
 
 impl<S: Bytes> Sink<S> for Wide {
     #[inline(always)]
-    unsafe fn put<const N: usize, const SPAN: usize>(
+    unsafe fn put<const N: usize, const BITS: u32>(
         &mut self,
         g: usize,
         codes: [S::B; STEPS],
         scales: [S::F; N],
         leasts: Option<[S::F; N]>,
     ) {
+        let offset = if leasts.is_some() { 0 } else { const { offset::<S>(BITS, false) } };
         for (s, codes) in codes.into_iter().enumerate() {
             let half = s * N / STEPS;
+            // SAFETY: the caller's promise.
+            let codes = unsafe { S::sub_bytes(codes, S::splat_byte(offset)) };
             for i in 0..4 {
                 // SAFETY: the caller's promise.
                 unsafe {
@@ -198,29 +218,30 @@ pub(crate) unsafe fn ready<S: Bytes, K: Sink<S>>(
     count: usize,
     to: &mut K,
 ) {
-    let (bytes, groups) = (kind.bytes() * LANES, kind.elements() / GROUP);
     macro_rules! each {
-        ($cell:ident) => {
+        ($cell:ident, $kind:ident) => {{
+            let (bytes, groups) = const { ($kind.bytes() * LANES, $kind.elements() / GROUP) };
+            to.of(bytes / groups);
             for i in 0..count {
                 $cell::<S, K>(cells.add(i * bytes), i * groups, to);
             }
-        };
+        }};
     }
     // SAFETY: the caller's promise, in all of these.
     unsafe {
         match kind {
-            Q4_0 => each!(q4_0),
-            Q4_1 => each!(q4_1),
-            Q5_0 => each!(q5_0),
-            Q5_1 => each!(q5_1),
-            Q8_0 => each!(q8_0),
-            Q2_K => each!(q2_k),
-            Q3_K => each!(q3_k),
-            Q4_K => each!(q4_k),
-            Q5_K => each!(q5_k),
-            Q6_K => each!(q6_k),
-            IQ4_NL => each!(iq4_nl),
-            IQ4_XS => each!(iq4_xs),
+            Q4_0 => each!(q4_0, Q4_0),
+            Q4_1 => each!(q4_1, Q4_1),
+            Q5_0 => each!(q5_0, Q5_0),
+            Q5_1 => each!(q5_1, Q5_1),
+            Q8_0 => each!(q8_0, Q8_0),
+            Q2_K => each!(q2_k, Q2_K),
+            Q3_K => each!(q3_k, Q3_K),
+            Q4_K => each!(q4_k, Q4_K),
+            Q5_K => each!(q5_k, Q5_K),
+            Q6_K => each!(q6_k, Q6_K),
+            IQ4_NL => each!(iq4_nl, IQ4_NL),
+            IQ4_XS => each!(iq4_xs, IQ4_XS),
             F32 | F16 | BF16 => {} // no codes
         }
     }
@@ -275,21 +296,12 @@ unsafe fn nibbles<S: Bytes>(cell: *const u8, halves: usize, first: usize) -> [S:
     }
 }
 
-#[inline(always)]
-unsafe fn less<S: Bytes>(mut codes: [S::B; STEPS], by: u8) -> [S::B; STEPS] {
-    for code in &mut codes {
-        // SAFETY: see above.
-        unsafe { *code = S::sub_bytes(*code, S::splat_byte(by)) };
-    }
-    codes
-}
-
 /// With a fifth bit, step by step in the bits of one vector.
 #[inline(always)]
 unsafe fn fifths<S: Bytes>(mut codes: [S::B; STEPS], high: S::B) -> [S::B; STEPS] {
     for (s, code) in codes.iter_mut().enumerate() {
         // SAFETY: see above.
-        unsafe { *code = S::or(*code, S::lift(S::bits(high, s as i32, 1), 4)) };
+        unsafe { *code = S::or(*code, S::bits(high, s as i32 - 4, 16)) };
     }
     codes
 }
@@ -297,14 +309,7 @@ unsafe fn fifths<S: Bytes>(mut codes: [S::B; STEPS], high: S::B) -> [S::B; STEPS
 #[inline(always)]
 unsafe fn q4_0<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     // SAFETY: see above.
-    unsafe {
-        to.put::<1, { span(Q4_0) }>(
-            g,
-            less::<S>(nibbles::<S>(cell, 1, 0), 8),
-            [half::<S>(cell, 0)],
-            None,
-        )
-    }
+    unsafe { to.put::<1, { bits(Q4_0) }>(g, nibbles::<S>(cell, 1, 0), [half::<S>(cell, 0)], None) }
 }
 
 #[inline(always)]
@@ -312,7 +317,7 @@ unsafe fn q4_1<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     // SAFETY: see above.
     unsafe {
         let least = Some([half::<S>(cell, 1)]);
-        to.put::<1, { span(Q4_1) }>(g, nibbles::<S>(cell, 2, 0), [half::<S>(cell, 0)], least)
+        to.put::<1, { bits(Q4_1) }>(g, nibbles::<S>(cell, 2, 0), [half::<S>(cell, 0)], least)
     }
 }
 
@@ -321,7 +326,7 @@ unsafe fn q5_0<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     // SAFETY: see above.
     unsafe {
         let codes = fifths::<S>(nibbles::<S>(cell, 1, 1), word::<S>(cell, 1, 0));
-        to.put::<1, { span(Q5_0) }>(g, less::<S>(codes, 16), [half::<S>(cell, 0)], None)
+        to.put::<1, { bits(Q5_0) }>(g, codes, [half::<S>(cell, 0)], None)
     }
 }
 
@@ -330,7 +335,7 @@ unsafe fn q5_1<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     // SAFETY: see above.
     unsafe {
         let codes = fifths::<S>(nibbles::<S>(cell, 2, 1), word::<S>(cell, 2, 0));
-        to.put::<1, { span(Q5_1) }>(g, codes, [half::<S>(cell, 0)], Some([half::<S>(cell, 1)]))
+        to.put::<1, { bits(Q5_1) }>(g, codes, [half::<S>(cell, 0)], Some([half::<S>(cell, 1)]))
     }
 }
 
@@ -340,9 +345,11 @@ unsafe fn q8_0<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     unsafe {
         let mut codes = [S::splat_byte(0); STEPS];
         for (s, code) in codes.iter_mut().enumerate() {
-            *code = word::<S>(cell, 1, s);
+            // They are signed.
+            let offset = S::splat_byte(const { offset::<S>(bits(Q8_0), false) });
+            *code = S::sub_bytes(word::<S>(cell, 1, s), offset);
         }
-        to.put::<1, { span(Q8_0) }>(g, codes, [half::<S>(cell, 0)], None)
+        to.put::<1, { bits(Q8_0) }>(g, codes, [half::<S>(cell, 0)], None)
     }
 }
 
@@ -351,8 +358,16 @@ unsafe fn steps_of_iq4<S: Bytes>(cell: *const u8, halves: usize, first: usize) -
     // SAFETY: see above.
     unsafe {
         let mut codes = nibbles::<S>(cell, halves, first);
+        let table = const {
+            let (mut table, mut i) = (IQ4, 0);
+            while i < table.len() {
+                table[i] = table[i].wrapping_add(offset::<S>(bits(IQ4_NL), false) as i8);
+                i += 1;
+            }
+            table
+        };
         for code in &mut codes {
-            *code = S::lookup(&IQ4, *code);
+            *code = S::lookup(&table, *code);
         }
         codes
     }
@@ -362,7 +377,7 @@ unsafe fn steps_of_iq4<S: Bytes>(cell: *const u8, halves: usize, first: usize) -
 unsafe fn iq4_nl<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     // SAFETY: see above.
     unsafe {
-        to.put::<1, { span(IQ4_NL) }>(g, steps_of_iq4::<S>(cell, 1, 0), [half::<S>(cell, 0)], None)
+        to.put::<1, { bits(IQ4_NL) }>(g, steps_of_iq4::<S>(cell, 1, 0), [half::<S>(cell, 0)], None)
     }
 }
 
@@ -380,11 +395,11 @@ unsafe fn iq4_xs<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
         let high = S::load_bytes(high.as_ptr().cast());
         eight!(s => {
             let low = S::word_bits(low, 4 * s as i32, 15);
-            let high = S::word_bits(high, 2 * s as i32, 3);
-            let scale = S::words_to_f32(S::or(low, S::lift(high, 4)));
+            let high = S::bits(S::word_bits(high, 2 * s as i32, 3), -4, 0x30);
+            let scale = S::words_to_f32(S::or(low, high));
             let scale = S::mul(d, S::sub(scale, S::splat(32.0)));
             let codes = steps_of_iq4::<S>(cell, 2, 1 + 4 * s);
-            to.put::<1, { span(IQ4_XS) }>(g + s, codes, [scale], None);
+            to.put::<1, { bits(IQ4_XS) }>(g + s, codes, [scale], None);
         });
     }
 }
@@ -417,7 +432,7 @@ unsafe fn q2_k<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
                 scales[i] = S::mul(d, S::words_to_f32(S::word_bits(v, shift, 15)));
                 leasts[i] = S::mul(least, S::words_to_f32(S::word_bits(v, shift + 4, 15)));
             }
-            to.put::<2, { span(Q2_K) }>(g + q, pairs::<S>(cell, 2, 4, q), scales, Some(leasts));
+            to.put::<2, { bits(Q2_K) }>(g + q, pairs::<S>(cell, 2, 4, q), scales, Some(leasts));
         });
     }
 }
@@ -436,15 +451,15 @@ unsafe fn q3_k<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
                 let low = S::word_bits(low, (s % 4 * 8 + s / 8 * 4) as i32, 15);
                 let high = word::<S>(cell, 1, 26);
                 let high = S::word_bits(high, (s % 4 * 8 + s / 4 * 2) as i32, 3);
-                let six = S::words_to_f32(S::or(low, S::lift(high, 4)));
+                let six = S::words_to_f32(S::or(low, S::bits(high, -4, 0x30)));
                 *scale = S::mul(d, S::sub(six, S::splat(32.0)));
             }
             let mut codes = pairs::<S>(cell, 1, 8, q);
             for (s, code) in codes.iter_mut().enumerate() {
-                let high = S::bits(word::<S>(cell, 1, s), q as i32, 1);
-                *code = S::or(*code, S::lift(high, 2));
+                let high = S::bits(word::<S>(cell, 1, s), q as i32 - 2, 4);
+                *code = S::or(*code, high);
             }
-            to.put::<2, { span(Q3_K) }>(g + q, less::<S>(codes, 4), scales, None);
+            to.put::<2, { bits(Q3_K) }>(g + q, codes, scales, None);
         });
     }
 }
@@ -459,13 +474,14 @@ unsafe fn scale_and_least<S: Bytes>(cell: *const u8, q: usize) -> (S::F, S::F) {
         let (scale, least) = if q < 4 {
             (S::word_bits(a, shift, 63), S::word_bits(b, shift, 63))
         } else {
-            let (low, high) = (S::word_bits(c, shift, 15), S::word_bits(a, shift + 6, 3));
+            let (low, high) = (S::word_bits(c, shift, 15), S::word_bits(a, shift + 2, 0x30));
             let (low_least, high_least) =
-                (S::word_bits(c, shift + 4, 15), S::word_bits(b, shift + 6, 3));
-            (S::or(low, S::lift(high, 4)), S::or(low_least, S::lift(high_least, 4)))
+                (S::word_bits(c, shift + 4, 15), S::word_bits(b, shift + 2, 0x30));
+            (S::or(low, high), S::or(low_least, high_least))
         };
-        let least = S::mul(half::<S>(cell, 1), S::words_to_f32(least));
-        (S::mul(half::<S>(cell, 0), S::words_to_f32(scale)), S::sub(S::splat(0.0), least))
+        // The same for all groups of a cell.
+        let (d, least_d) = (half::<S>(cell, 0), S::sub(S::splat(0.0), half::<S>(cell, 1)));
+        (S::mul(d, S::words_to_f32(scale)), S::mul(least_d, S::words_to_f32(least)))
     }
 }
 
@@ -489,7 +505,7 @@ unsafe fn q4_k<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
     unsafe {
         eight!(q => {
             let (scale, least) = scale_and_least::<S>(cell, q);
-            to.put::<1, { span(Q4_K) }>(g + q, fours::<S>(cell, 3, q), [scale], Some([least]));
+            to.put::<1, { bits(Q4_K) }>(g + q, fours::<S>(cell, 3, q), [scale], Some([least]));
         });
     }
 }
@@ -503,10 +519,10 @@ unsafe fn q5_k<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
             let (scale, least) = scale_and_least::<S>(cell, q);
             let mut codes = fours::<S>(cell, 11, q);
             for (s, code) in codes.iter_mut().enumerate() {
-                let high = S::bits(word::<S>(cell, 2, 3 + s), q as i32, 1);
-                *code = S::or(*code, S::lift(high, 4));
+                let high = S::bits(word::<S>(cell, 2, 3 + s), q as i32 - 4, 16);
+                *code = S::or(*code, high);
             }
-            to.put::<1, { span(Q5_K) }>(g + q, codes, [scale], Some([least]));
+            to.put::<1, { bits(Q5_K) }>(g + q, codes, [scale], Some([least]));
         });
     }
 }
@@ -530,9 +546,9 @@ unsafe fn q6_k<S: Bytes, K: Sink<S>>(cell: *const u8, g: usize, to: &mut K) {
                 let low = word::<S>(cell, 1, of_two * 16 + within % 2 * STEPS + s);
                 let high = word::<S>(cell, 1, 32 + of_two * STEPS + s);
                 let low = S::bits(low, (within / 2 * 4) as i32, 15);
-                *code = S::or(low, S::lift(S::bits(high, (within * 2) as i32, 3), 4));
+                *code = S::or(low, S::bits(high, (within * 2) as i32 - 4, 0x30));
             }
-            to.put::<2, { span(Q6_K) }>(g + q, less::<S>(codes, 32), scales, None);
+            to.put::<2, { bits(Q6_K) }>(g + q, codes, scales, None);
         });
     }
 }

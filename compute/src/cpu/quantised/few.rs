@@ -93,13 +93,14 @@ unsafe fn multiply<S: Bytes, const R: usize>(area: &Area<'_>, strip: usize, row:
             codes,
             numbers,
             layout,
-            finer: numbers.map(|numbers| numbers.add(layout.finer_at())),
             second: [layout.groups; R],
+            louder: [usize::MAX; R],
             ahead: cells.as_ptr().wrapping_add(AHEAD),
-            group: cells.len() / layout.groups,
+            group: 0,
             sums: [S::splat(0.0); R],
             seconds: [S::splat(0.0); R],
         };
+        (0..R).for_each(|r| sums.find_louder(r));
         if area.more {
             for (r, sum) in sums.sums.iter_mut().enumerate() {
                 *sum = S::load_n(c.add(r * n), columns);
@@ -118,10 +119,10 @@ struct Sums<S: Bytes, const R: usize> {
     codes: [*const u8; R],
     numbers: [*const f32; R],
     layout: Layout,
-    /// The next group with a second digit, and which digit that is.
-    finer: [*const f32; R],
+    /// The next second digit, and the group that has it.
     second: [usize; R],
-    /// What to ask for at the first group, and bytes of a group.
+    louder: [usize; R],
+    /// What to ask for at the next group, and bytes of a group.
     ahead: *const u8,
     group: usize,
     /// The chains, and the second ones.
@@ -134,7 +135,12 @@ impl<S: Bytes, const R: usize> Sink<S> for Sums<S, R> {
     const WRITTEN_OUT: bool = S::UNSIGNED;
 
     #[inline(always)]
-    unsafe fn put<const N: usize, const SPAN: usize>(
+    fn of(&mut self, group: usize) {
+        self.group = group;
+    }
+
+    #[inline(always)]
+    unsafe fn put<const N: usize, const BITS: u32>(
         &mut self,
         g: usize,
         codes: [S::B; STEPS],
@@ -142,20 +148,21 @@ impl<S: Bytes, const R: usize> Sink<S> for Sums<S, R> {
         leasts: Option<[S::F; N]>,
     ) {
         for line in (0..self.group).step_by(BYTES) {
-            prefetch(self.ahead.wrapping_add(g * self.group + line), Cache::First);
+            prefetch(self.ahead.wrapping_add(line), Cache::First);
         }
+        self.ahead = self.ahead.wrapping_add(self.group);
         // SAFETY: the caller's promise.
         unsafe {
             for r in 0..R {
-                self.sums[r] = self.add::<N, SPAN>(r, g, &codes, &scales, &leasts, self.sums[r]);
+                let sum = self.add::<N, BITS>(r, g, &codes, &scales, &leasts, self.sums[r]);
+                self.sums[r] = S::by_now(sum);
             }
             for r in 0..R {
-                let second = self.second[r];
-                if second < self.layout.digits() && *self.finer[r] == g as f32 {
-                    self.seconds[r] =
-                        self.add::<N, SPAN>(r, second, &codes, &scales, &leasts, self.seconds[r]);
+                if self.louder[r] == g {
+                    let (second, sum) = (self.second[r], self.seconds[r]);
+                    self.seconds[r] = self.add::<N, BITS>(r, second, &codes, &scales, &leasts, sum);
                     self.second[r] = second + 1;
-                    self.finer[r] = self.finer[r].wrapping_add(1);
+                    self.find_louder(r);
                 }
             }
         }
@@ -163,9 +170,21 @@ impl<S: Bytes, const R: usize> Sink<S> for Sums<S, R> {
 }
 
 impl<S: Bytes, const R: usize> Sums<S, R> {
+    /// Which group has row `r`'s next second digit.
+    #[inline(always)]
+    unsafe fn find_louder(&mut self, r: usize) {
+        let i = self.second[r] - self.layout.groups;
+        self.louder[r] = if i < self.layout.finer {
+            // SAFETY: the row has so many.
+            unsafe { *self.numbers[r].add(self.layout.finer_at() + i) as usize }
+        } else {
+            usize::MAX
+        };
+    }
+
     /// A chain with digit `d` of row `r` added to it.
     #[inline(always)]
-    unsafe fn add<const N: usize, const SPAN: usize>(
+    unsafe fn add<const N: usize, const BITS: u32>(
         &self,
         r: usize,
         d: usize,
@@ -179,7 +198,12 @@ impl<S: Bytes, const R: usize> Sums<S, R> {
             for i in 0..N {
                 let part = &codes[i * STEPS / N..(i + 1) * STEPS / N];
                 let x = self.codes[r].add((d * STEPS + i * STEPS / N) * 4);
-                let dot = dots::<S, SPAN>(start::<S, SPAN>(part), x, part);
+                let less = self.numbers[r].add(self.layout.less_at(N, d, i));
+                let from = match leasts {
+                    Some(_) => start::<S, BITS, true>(less),
+                    None => start::<S, BITS, false>(less),
+                };
+                let dot = dots::<S, N, BITS>(from, part, x);
                 let scale = S::mul(scales[i], S::splat(*self.numbers[r].add(d)));
                 sum = S::fma(S::words_to_f32(dot), scale, sum);
                 if let Some(leasts) = leasts {

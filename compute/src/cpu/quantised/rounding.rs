@@ -34,20 +34,27 @@ impl Layout {
     }
 
     /// Numbers of a row: for each digit its scale, then for each its scale times the sum of its codes, then
-    /// that of its first half, then that of its second, and then the groups that have a second digit, ascending.
+    /// that of its first half, then that of its second, then the same three sums alone, negative, as words, and then
+    /// the groups that have a second digit, ascending.
     pub fn numbers(self) -> usize {
         self.finer_at() + self.finer
     }
 
     /// Where the groups that have a second digit are among a row's numbers.
     pub(super) fn finer_at(self) -> usize {
-        self.digits() * 4
+        self.digits() * 7
     }
 
-    /// Where the sum of codes of digit `d` is among a row's numbers, or that of its half `i` of two.
+    /// Where the scaled sum of codes of digit `d` is among a row's numbers, or that of its half `i` of two.
     #[inline(always)]
     pub(super) fn sum_at(self, scales: usize, d: usize, i: usize) -> usize {
         d + self.digits() * if scales == 1 { 1 } else { 2 + i }
+    }
+
+    /// Where the same sum alone is, negative.
+    #[inline(always)]
+    pub(super) fn less_at(self, scales: usize, d: usize, i: usize) -> usize {
+        self.sum_at(scales, d, i) + self.digits() * 3
     }
 }
 
@@ -161,7 +168,7 @@ impl Row<'_> {
         let digits = self.layout.digits();
         let x = self.x[g * GROUP..][..LANES * GROUP].as_ptr();
         let codes = self.codes[g * GROUP..][..LANES * GROUP].as_mut_ptr();
-        let numbers = self.numbers[..4 * digits].as_mut_ptr();
+        let numbers = self.numbers[..7 * digits].as_mut_ptr();
         // SAFETY: the groups have a place each; the instruction set is the caller's promise.
         unsafe {
             // Lane i for group i.
@@ -188,9 +195,11 @@ impl Row<'_> {
             let good = S::lt(sum, S::splat(f32::INFINITY));
             let scale = S::select(good, S::div(most, full), S::splat(f32::NAN));
             S::store(numbers.add(g), scale);
-            S::store(numbers.add(digits + g), S::mul(scale, sum));
-            S::store(numbers.add(2 * digits + g), S::mul(scale, halves[0]));
-            S::store(numbers.add(3 * digits + g), S::mul(scale, halves[1]));
+            for (i, sum) in [sum, halves[0], halves[1]].into_iter().enumerate() {
+                S::store(numbers.add((1 + i) * digits + g), S::mul(scale, sum));
+                let less = S::f32_to_words(S::sub(zero, sum));
+                S::store_bytes(numbers.add((4 + i) * digits + g).cast(), less);
+            }
         }
     }
 
@@ -209,9 +218,10 @@ impl Row<'_> {
             // What is no number is not hidden by rounding: then the sum is none.
             let scale = if sum.is_nan() { f32::NAN } else { most / 127.0 };
             self.numbers[d] = scale;
-            self.numbers[digits + d] = scale * sum;
-            self.numbers[2 * digits + d] = scale * halves[0];
-            self.numbers[3 * digits + d] = scale * halves[1];
+            for (i, sum) in [sum, halves[0], halves[1]].into_iter().enumerate() {
+                self.numbers[(1 + i) * digits + d] = scale * sum;
+                self.numbers[(4 + i) * digits + d] = f32::from_bits(-(sum as i32) as u32);
+            }
         }
     }
 

@@ -17,14 +17,6 @@ fn rounded(cpu: &Cpu, x: &[f32], cols: usize) -> Rounded {
     Rounded { codes, numbers }
 }
 
-/// What is added to codes.
-fn bias(isa: Isa) -> u8 {
-    match isa {
-        Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => 128,
-        _ => 0,
-    }
-}
-
 fn on(isa: Isa, threads: usize) -> Cpu {
     let mut cpu = Cpu::new(threads);
     cpu.isa = isa;
@@ -52,7 +44,6 @@ fn products_are_those_of_the_widened_weights() {
             let mut y = start.clone();
             product(&cpu, m, &q.codes, &q.numbers, &w, &mut y, true);
 
-            let bias = bias(isa);
             for (r, c) in (0..m).flat_map(|r| (0..n).map(move |c| (r, c))) {
                 let mut sum = f64::from(start[r * n + c]);
                 let mut size = sum.abs();
@@ -61,7 +52,7 @@ fn products_are_those_of_the_widened_weights() {
                 let columns = |g: usize| g * GROUP..(g + 1) * GROUP;
                 let second = finer.iter().flat_map(|&g| columns(g as usize));
                 for (i, column) in (0..k).chain(second).enumerate() {
-                    let code = f64::from(q.codes[r * layout.codes() + i].wrapping_sub(bias) as i8);
+                    let code = f64::from(q.codes[r * layout.codes() + i] as i8);
                     let product =
                         code * f64::from(numbers[i / GROUP]) * f64::from(wide[c * k + column]);
                     sum += product;
@@ -133,10 +124,7 @@ fn the_loudest_groups_are_finer() {
         x[17 * GROUP + 30] = -200.0;
         let q = rounded(&on(isa, 1), &x, k);
         assert_eq!(q.numbers[layout.numbers() - 2..], [3.0, 17.0]);
-        let bias = bias(isa);
-        let digit = |d: usize, i: usize| {
-            f32::from(q.codes[d * GROUP + i].wrapping_sub(bias) as i8) * q.numbers[d]
-        };
+        let digit = |d: usize, i: usize| f32::from(q.codes[d * GROUP + i] as i8) * q.numbers[d];
         for (d, g) in [(20, 3), (21, 17)] {
             for i in 0..GROUP {
                 let error = digit(g, i) + digit(d, i) - x[g * GROUP + i];
@@ -152,9 +140,8 @@ fn rounding_keeps_the_largest_and_shows_what_is_broken() {
         let cpu = on(isa, 1);
         let mut x: Vec<f32> = (0..64).map(|i| (i as f32 - 20.0) / 7.0).collect();
         let q = rounded(&cpu, &x, 64);
-        let bias = bias(isa);
         for (i, x) in x.iter().enumerate() {
-            let code = f32::from(q.codes[i].wrapping_sub(bias) as i8);
+            let code = f32::from(q.codes[i] as i8);
             let scale = q.numbers[i / GROUP];
             assert!((code * scale - x).abs() <= scale * 0.5001, "{i}: {code} of {scale} for {x}");
         }
