@@ -26,6 +26,8 @@ pub struct Card {
     number: usize,
     device: sys::CUdevice,
     stream: sys::CUstream,
+    /// On which graphs are recorded: the other one goes on with other threads' work.
+    recorded: sys::CUstream,
     /// The driver's pool that memory is taken from, if it has one.
     pool: Option<sys::CUmemoryPool>,
     /// Memory that isn't from the pool though there is one.
@@ -119,6 +121,7 @@ impl Card {
                 number,
                 device,
                 stream: ptr::null_mut(),
+                recorded: ptr::null_mut(),
                 pool: None,
                 apart: Mutex::default(),
                 compiler: OnceLock::new(),
@@ -128,6 +131,7 @@ impl Card {
             check(sys::cuCtxSetCurrent(context), doing)?;
             let aside = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
             check(sys::cuStreamCreate(&mut card.stream, aside), doing)?;
+            check(sys::cuStreamCreate(&mut card.recorded, aside), doing)?;
             if pools {
                 card.pool = Some(pool(device, doing)?);
             }
@@ -156,6 +160,11 @@ impl Card {
         Ok(())
     }
 
+    /// Where work goes.
+    fn stream(&self, recorded: bool) -> sys::CUstream {
+        if recorded { self.recorded } else { self.stream }
+    }
+
     pub fn memory(&self) -> Result<MemoryInfo, Error> {
         self.bind()?;
         let (mut free, mut total) = (0, 0);
@@ -172,7 +181,7 @@ impl Card {
         unsafe { check(sys::cuStreamSynchronize(self.stream), || "work on the card".into()) }
     }
 
-    /// Memory; `apart` from the order of the stream, which is being recorded.
+    /// Memory; `apart` from the order of the stream.
     pub fn allocate(&self, bytes: usize, what: &str, apart: bool) -> Result<u64, Error> {
         self.bind()?;
         let mut address = 0;
@@ -184,8 +193,8 @@ impl Card {
             }
         };
         let mut taken = take();
-        if let (CUresult::CUDA_ERROR_OUT_OF_MEMORY, Some(pool), false) = (taken, self.pool, apart) {
-            // What the pool keeps may be in pieces that are too small.
+        if let (CUresult::CUDA_ERROR_OUT_OF_MEMORY, Some(pool)) = (taken, self.pool) {
+            // What the pool keeps may be in pieces that are too small, or is wanted apart from it.
             self.synchronise()?;
             // SAFETY: the device's own pool.
             unsafe { check(sys::cuMemPoolTrimTo(pool, 0), || "memory of the card".into())? };
@@ -244,17 +253,19 @@ impl Card {
         self.synchronise()
     }
 
-    pub fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), Error> {
+    pub fn copy(&self, to: u64, from: u64, bytes: usize, recorded: bool) -> Result<(), Error> {
         self.bind()?;
+        let stream = self.stream(recorded);
         // SAFETY: slices of that many bytes.
-        let result = unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, self.stream) };
+        let result = unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, stream) };
         check(result, || "a copy on the card".into())
     }
 
-    pub fn zero(&self, to: u64, bytes: usize) -> Result<(), Error> {
+    pub fn zero(&self, to: u64, bytes: usize, recorded: bool) -> Result<(), Error> {
         self.bind()?;
+        let stream = self.stream(recorded);
         // SAFETY: a slice of that many bytes.
-        let result = unsafe { sys::cuMemsetD8Async(to, 0, bytes, self.stream) };
+        let result = unsafe { sys::cuMemsetD8Async(to, 0, bytes, stream) };
         check(result, || "zeros on the card".into())
     }
 
@@ -265,6 +276,7 @@ impl Card {
         kernel: &Kernel,
         shape: Shape,
         mut args: Vec<u64>,
+        recorded: bool,
     ) -> Result<(), Error> {
         self.bind()?;
         let function = self.function(kernel)?;
@@ -282,7 +294,7 @@ impl Card {
                 1,
                 1,
                 shape.shared as u32,
-                self.stream,
+                self.stream(recorded),
                 pointers.as_mut_ptr(),
                 ptr::null_mut(),
             )
@@ -346,7 +358,7 @@ impl Card {
         Ok(())
     }
 
-    pub fn product(&self, product: &Product) -> Result<(), Error> {
+    pub fn product(&self, product: &Product, recorded: bool) -> Result<(), Error> {
         self.bind()?;
         let lt = match self.lt.get() {
             Some(lt) => lt,
@@ -358,7 +370,7 @@ impl Card {
             }
         };
         // SAFETY: operands of the lengths that their shapes say, on this card.
-        unsafe { lt.product(product, self.stream) }
+        unsafe { lt.product(product, self.stream(recorded)) }
     }
 
     pub fn begin_capture(&self) -> Result<(), Error> {
@@ -366,7 +378,7 @@ impl Card {
         // Other calls, such as the loading of a module, are not the graph's matter.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: the stream lives as long as the card.
-        let result = unsafe { sys::cuStreamBeginCapture_v2(self.stream, mode) };
+        let result = unsafe { sys::cuStreamBeginCapture_v2(self.recorded, mode) };
         check(result, || "recording of a graph".into())
     }
 
@@ -376,7 +388,7 @@ impl Card {
         // SAFETY: the stream is being recorded; the graph is destroyed once.
         unsafe {
             let (mut graph, mut ready) = (ptr::null_mut(), ptr::null_mut());
-            check(sys::cuStreamEndCapture(self.stream, &mut graph), doing)?;
+            check(sys::cuStreamEndCapture(self.recorded, &mut graph), doing)?;
             let result = sys::cuGraphInstantiateWithFlags(&mut ready, graph, 0);
             check(sys::cuGraphDestroy(graph), doing)?;
             check(result, doing)?;
@@ -426,6 +438,9 @@ impl Drop for Card {
                     let _ = sys::cuModuleUnload(*module);
                 }
                 let _ = sys::cuStreamDestroy_v2(self.stream);
+                if !self.recorded.is_null() {
+                    let _ = sys::cuStreamDestroy_v2(self.recorded);
+                }
             }
             let _ = sys::cuDevicePrimaryCtxRelease_v2(self.device);
         }

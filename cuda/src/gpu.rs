@@ -2,31 +2,29 @@
 #![allow(unsafe_code)]
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use crate::card::Card;
 #[cfg(feature = "emulator")]
 use crate::emulator::{Emulator, Work};
+use crate::graph::{Arena, Recorder};
 use crate::kernels::{self, Kernel, Kind};
 use crate::matmul::Product;
 use crate::{Element, Error, Slice, SliceMut, card};
 
 /// A card, with a stream in which work is done in the order in which it was given. Cheap to clone.
 ///
-/// Several threads may give work; whoever records a graph must be the only one meanwhile.
+/// Several threads may give work, also while one of them records a graph.
 #[derive(Clone)]
 pub struct Gpu(Arc<Inner>);
 
 struct Inner {
     device: Device,
-    /// What is being recorded; the flag says whether without a lock.
-    recording: Mutex<Recording>,
-    records: AtomicBool,
+    recorder: Recorder,
 }
 
 #[cfg_attr(feature = "emulator", allow(clippy::large_enum_variant))]
-enum Device {
+pub(crate) enum Device {
     Card(Card),
     #[cfg(feature = "emulator")]
     Emulator(Emulator),
@@ -158,17 +156,6 @@ pub(crate) fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or_else(|_| panic!("{n} is more than kernels count to"))
 }
 
-/// What a recording collects.
-#[derive(Default)]
-struct Recording {
-    /// What the graph will use.
-    used: Vec<Arc<Memory>>,
-    /// Memory to be given back when the recording ends.
-    dropped: Vec<(u64, usize)>,
-    #[cfg(feature = "emulator")]
-    work: Vec<Work>,
-}
-
 impl Gpu {
     /// Number of cards that the driver finds.
     ///
@@ -194,8 +181,15 @@ impl Gpu {
     }
 
     fn of(device: Device) -> Gpu {
-        let (recording, records) = (Mutex::default(), AtomicBool::new(false));
-        Gpu(Arc::new(Inner { device, recording, records }))
+        Gpu(Arc::new(Inner { device, recorder: Recorder::default() }))
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        &self.0.device
+    }
+
+    pub(crate) fn recorder(&self) -> &Recorder {
+        &self.0.recorder
     }
 
     /// The card's name.
@@ -293,7 +287,7 @@ impl Gpu {
         match &self.0.device {
             // SAFETY: the kinds of the arguments are the kernel's (checked); the rest is the caller's
             // promise.
-            Device::Card(card) => unsafe { card.launch(kernel, shape, bits) },
+            Device::Card(card) => unsafe { card.launch(kernel, shape, bits, self.records()) },
             #[cfg(feature = "emulator")]
             Device::Emulator(_) => self.perform(Work::Launch { kernel, shape, args: bits }),
         }
@@ -307,30 +301,40 @@ impl Gpu {
     ) -> Result<(), Error> {
         self.uses(memory);
         match &self.0.device {
-            Device::Card(card) => card.product(product),
+            Device::Card(card) => card.product(product, self.records()),
             #[cfg(feature = "emulator")]
             Device::Emulator(_) => self.perform(Work::Product(*product)),
         }
     }
 
     pub(crate) fn allocate(&self, bytes: usize, what: &str) -> Result<Memory, Error> {
+        match self.0.recorder.with(|recording| recording.arena()) {
+            Some(arena) if bytes > 0 => arena.take(self, bytes, what),
+            _ => self.allocate_apart(bytes, what, false),
+        }
+    }
+
+    /// Memory of nobody else's; `apart` from the order of the stream.
+    pub(crate) fn allocate_apart(
+        &self,
+        bytes: usize,
+        what: &str,
+        apart: bool,
+    ) -> Result<Memory, Error> {
         let address = match &self.0.device {
             _ if bytes == 0 => 0,
-            Device::Card(card) => card.allocate(bytes, what, self.records())?,
+            Device::Card(card) => card.allocate(bytes, what, apart)?,
             #[cfg(feature = "emulator")]
             Device::Emulator(emulator) => emulator.allocate(bytes, what)?,
         };
-        Ok(Memory { gpu: self.clone(), address, bytes })
+        Ok(Memory { gpu: self.clone(), address, bytes, arena: None })
     }
 
-    fn release(&self, address: u64, bytes: usize) {
-        if self.records() {
-            return self.recording().dropped.push((address, bytes));
-        }
+    fn release(&self, memory: &Memory) {
         match &self.0.device {
-            Device::Card(card) => card.release(address),
+            Device::Card(card) => card.release(memory.address),
             #[cfg(feature = "emulator")]
-            Device::Emulator(emulator) => emulator.release(address, bytes),
+            Device::Emulator(emulator) => emulator.release(memory.address, memory.bytes),
         }
     }
 
@@ -360,7 +364,7 @@ impl Gpu {
         let bytes = size_of::<T>() * to.len();
         match &self.0.device {
             _ if bytes == 0 => Ok(()),
-            Device::Card(card) => card.copy(to.address(), from.address(), bytes),
+            Device::Card(card) => card.copy(to.address(), from.address(), bytes, self.records()),
             #[cfg(feature = "emulator")]
             Device::Emulator(_) => {
                 self.perform(Work::Copy { to: to.address(), from: from.address(), bytes })
@@ -373,58 +377,17 @@ impl Gpu {
         let bytes = size_of::<T>() * to.len();
         match &self.0.device {
             _ if bytes == 0 => Ok(()),
-            Device::Card(card) => card.zero(to.address(), bytes),
+            Device::Card(card) => card.zero(to.address(), bytes, self.records()),
             #[cfg(feature = "emulator")]
             Device::Emulator(_) => self.perform(Work::Zero { to: to.address(), bytes }),
         }
     }
 
-    /// Records the work that `f` gives, without doing it. It can then be given again and again at the
-    /// cost of one launch: the same kernels with the same arguments, on what their memory holds then.
-    /// The graph keeps all memory that it uses.
-    ///
-    /// What can't be recorded: copies between card and host, and waiting.
-    ///
-    /// # Errors
-    /// Those of `f`; [`Error::Recording`] inside of another recording; [`Error::Driver`].
-    pub fn capture(&self, f: impl FnOnce() -> Result<(), Error>) -> Result<Graph, Error> {
-        self.not_recording("a graph")?;
-        match &self.0.device {
-            Device::Card(card) => card.begin_capture()?,
-            #[cfg(feature = "emulator")]
-            Device::Emulator(_) => {}
-        }
-        self.0.records.store(true, Ordering::Release);
-        let stop = Stop(self);
-        let done = f();
-        std::mem::forget(stop);
-        let (recording, recorded) = self.end_capture();
-        done?;
-        Ok(Graph { gpu: self.clone(), recorded: recorded?, _used: recording.used })
-    }
-
-    fn end_capture(&self) -> (Recording, Result<Recorded, Error>) {
-        self.0.records.store(false, Ordering::Release);
-        #[cfg_attr(not(feature = "emulator"), expect(unused_mut))]
-        let mut recording = std::mem::take(&mut *self.recording());
-        let recorded = match &self.0.device {
-            Device::Card(card) => card.end_capture().map(Recorded::Card),
-            #[cfg(feature = "emulator")]
-            Device::Emulator(_) => Ok(Recorded::Emulator(std::mem::take(&mut recording.work))),
-        };
-        recording.dropped.iter().for_each(|&(address, bytes)| self.release(address, bytes));
-        (recording, recorded)
-    }
-
-    fn recording(&self) -> MutexGuard<'_, Recording> {
-        self.0.recording.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
     fn records(&self) -> bool {
-        self.0.records.load(Ordering::Acquire)
+        self.0.recorder.with(|_| ()).is_some()
     }
 
-    fn not_recording(&self, what: &'static str) -> Result<(), Error> {
+    pub(crate) fn not_recording(&self, what: &'static str) -> Result<(), Error> {
         if self.records() { Err(Error::Recording(what)) } else { Ok(()) }
     }
 
@@ -433,34 +396,22 @@ impl Gpu {
     /// # Panics
     /// If it is another card's.
     fn uses<'a>(&self, memory: impl IntoIterator<Item = &'a Arc<Memory>>) {
-        let records = self.records();
         for memory in memory {
             assert!(Arc::ptr_eq(&self.0, &memory.gpu.0), "memory of another card");
-            if records {
-                self.recording().used.push(memory.clone());
-            }
+            self.0.recorder.with(|recording| recording.uses(memory));
         }
     }
 
     #[cfg(feature = "emulator")]
     fn perform(&self, work: Work) -> Result<(), Error> {
         if self.records() {
-            self.recording().work.push(work);
+            self.0.recorder.with(|recording| recording.work.push(work));
             return Ok(());
         }
         match &self.0.device {
             Device::Emulator(emulator) => emulator.perform(&work),
             Device::Card(_) => Ok(()),
         }
-    }
-}
-
-/// Ends a recording whose work panicked.
-struct Stop<'a>(&'a Gpu);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        drop(self.0.end_capture());
     }
 }
 
@@ -485,45 +436,6 @@ fn check(kernel: &Kernel, args: &[Arg<'_>]) -> Result<(), String> {
     Ok(())
 }
 
-/// Recorded work.
-pub struct Graph {
-    // Dropped in this order.
-    recorded: Recorded,
-    _used: Vec<Arc<Memory>>,
-    gpu: Gpu,
-}
-
-enum Recorded {
-    Card(card::Graph),
-    #[cfg(feature = "emulator")]
-    Emulator(Vec<Work>),
-}
-
-impl Graph {
-    /// Gives all of the work.
-    ///
-    /// # Errors
-    /// [`Error::Driver`]; [`Error::Recording`].
-    pub fn launch(&self) -> Result<(), Error> {
-        self.gpu.not_recording("a graph")?;
-        match (&self.recorded, &self.gpu.0.device) {
-            (Recorded::Card(graph), Device::Card(card)) => card.launch_graph(graph),
-            #[cfg(feature = "emulator")]
-            (Recorded::Emulator(work), Device::Emulator(emulator)) => {
-                work.iter().try_for_each(|work| emulator.perform(work))
-            }
-            #[cfg(feature = "emulator")]
-            _ => Err(Error::Recording("a graph of another card")),
-        }
-    }
-}
-
-impl fmt::Debug for Graph {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Graph on {:?}", self.gpu)
-    }
-}
-
 /// Memory of a card.
 #[derive(Debug)]
 pub struct Memory {
@@ -531,11 +443,28 @@ pub struct Memory {
     /// 0 if there are no bytes.
     address: u64,
     bytes: usize,
+    /// Whose it is, if it was lent by a recording.
+    arena: Option<Arc<Arena>>,
 }
 
 impl Memory {
+    /// Memory of an arena, which takes it back.
+    pub(crate) fn lent(&self, arena: &Arc<Arena>) -> Memory {
+        let Memory { gpu, address, bytes, .. } = self;
+        let (gpu, arena) = (gpu.clone(), Some(arena.clone()));
+        Memory { gpu, address: *address, bytes: *bytes, arena }
+    }
+
+    pub(crate) fn is_of(&self, arena: &Arc<Arena>) -> bool {
+        self.arena.as_ref().is_some_and(|own| Arc::ptr_eq(own, arena))
+    }
+
     pub(crate) fn gpu(&self) -> &Gpu {
         &self.gpu
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(crate) fn address(&self) -> u64 {
@@ -545,8 +474,10 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        if self.address != 0 {
-            self.gpu.release(self.address, self.bytes);
+        match &self.arena {
+            Some(arena) => arena.take_back(self.address),
+            None if self.address != 0 => self.gpu.release(self),
+            None => {}
         }
     }
 }

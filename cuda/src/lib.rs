@@ -15,6 +15,7 @@ pub mod compile;
 mod emulator;
 mod error;
 mod gpu;
+mod graph;
 mod kernels;
 mod libraries;
 pub mod matmul;
@@ -22,5 +23,6 @@ pub mod ops;
 
 pub use buffer::{Buffer, Element, Slice, SliceMut};
 pub use error::Error;
-pub use gpu::{Arg, Gpu, Graph, MemoryInfo, Shape};
+pub use gpu::{Arg, Gpu, MemoryInfo, Shape};
+pub use graph::Graph;
 pub use libraries::Library;

@@ -180,6 +180,75 @@ fn graphs_keep_their_memory_and_run_again() {
 }
 
 #[test]
+fn a_graph_costs_what_its_work_has_at_a_time() {
+    let gpu = Gpu::emulated();
+    let mut y = gpu.zeros::<f32>(100, "y").unwrap();
+    let before = gpu.memory().unwrap().free;
+    let mut last = None;
+    let graph = gpu
+        .capture(|| {
+            for _ in 0..5 {
+                // The one before is given up only now.
+                let mut copy = gpu.buffer(100, "copy")?;
+                copy.slice_mut().copy(y.slice())?;
+                crate::ops::update::axpby(&gpu, 1.0, copy.slice(), 1.0, y.slice_mut())?;
+                crate::ops::update::scale(&gpu, 0.5, copy.slice_mut())?;
+                last = Some(copy);
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(before - gpu.memory().unwrap().free, 2 * 400);
+    y.slice_mut().write(&[1.0; 100]).unwrap();
+    graph.launch().unwrap();
+    assert_eq!(y.read().unwrap(), [32.0; 100]);
+    drop(graph);
+    assert_eq!(
+        last.take().unwrap().read().unwrap(),
+        [8.0; 100],
+        "who has a buffer keeps its memory"
+    );
+    assert_eq!(gpu.memory().unwrap().free, before);
+}
+
+#[test]
+fn other_threads_work_while_a_graph_is_recorded() {
+    let gpu = Gpu::emulated();
+    let mut y = gpu.zeros::<f32>(10, "y").unwrap();
+    let graph = gpu
+        .capture(|| {
+            std::thread::scope(|scope| {
+                let other = scope.spawn(|| {
+                    let mut x = gpu.upload(&[1.0f32; 10], "x").unwrap();
+                    crate::ops::update::scale(&gpu, 3.0, x.slice_mut()).unwrap();
+                    x.read().unwrap()
+                });
+                assert_eq!(other.join().unwrap(), [3.0; 10]);
+            });
+            y.slice_mut().zero()
+        })
+        .unwrap();
+    y.slice_mut().write(&[2.0; 10]).unwrap();
+    graph.launch().unwrap();
+    assert_eq!(y.read().unwrap(), [0.0; 10]);
+}
+
+#[test]
+fn a_recording_that_fails_or_panics_leaves_the_card_as_it_was() {
+    let gpu = Gpu::emulated();
+    let before = gpu.memory().unwrap().free;
+    let half = || gpu.zeros::<f32>(100, "half of it").map(drop);
+    let failed = gpu.capture(|| half().and_then(|()| gpu.buffer::<f32>(1 << 50, "x").map(drop)));
+    assert!(matches!(failed, Err(Error::OutOfMemory { .. })));
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        gpu.capture(|| half().map(|()| panic!("in the middle")))
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(gpu.memory().unwrap().free, before);
+    gpu.capture(half).unwrap().launch().unwrap();
+}
+
+#[test]
 #[ignore = "ends the program, which the next test does for it"]
 fn goes_out_of_bounds() {
     let gpu = Gpu::emulated();
