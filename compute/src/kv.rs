@@ -3,6 +3,8 @@
 //! count their users, so that sequences with the same beginning share its pages.
 #![allow(unsafe_code)]
 
+use std::sync::Arc;
+
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
@@ -123,6 +125,8 @@ pub struct KvPages {
 pub(crate) struct OnCard {
     pub(crate) shape: cuda::ops::kv::KvShape,
     pub(crate) data: cuda::Buffer<u8>,
+    /// Lives as long: by it graphs know the pages that they were recorded with.
+    pub(crate) identity: Arc<()>,
 }
 
 /// A row of a batch, where the first head of its page begins, and which position of the page it is.
@@ -219,7 +223,7 @@ impl KvPages {
     pub fn copy_page(&mut self, page: PageId) -> Result<PageId, KvError> {
         self.users_mut(page)?;
         let copy = self.allocate().ok_or(KvError::OutOfPages)?;
-        if let Some(OnCard { shape, data }) = &mut self.on_card {
+        if let Some(OnCard { shape, data, .. }) = &mut self.on_card {
             let copied =
                 cuda::ops::kv::copy_page(shape, data.slice_mut(), page.0 as usize, copy.0 as usize);
             crate::tape::ended(copied);
@@ -263,7 +267,8 @@ impl KvPages {
                 let shape = KvShape { kind, layers, kv_heads, head_dim };
                 let bytes = self.users.len().saturating_mul(shape.page_bytes());
                 let what = format!("a key/value cache of {} pages", self.users.len());
-                slot.insert(OnCard { shape, data: gpu.zeros(bytes, &what)? })
+                let data = gpu.zeros(bytes, &what)?;
+                slot.insert(OnCard { shape, data, identity: Arc::default() })
             }
         })
     }

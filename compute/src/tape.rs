@@ -24,6 +24,7 @@ mod dropout;
 mod experts;
 mod head;
 mod inputs;
+mod step;
 mod workspace;
 
 use crate::Span;
@@ -42,6 +43,7 @@ pub use dropout::Dropout;
 pub use experts::Experts;
 pub use head::{Head, Loss};
 pub use inputs::InputSquares;
+pub use step::NewRows;
 pub use workspace::Workspace;
 use workspace::{Copies, Operand};
 

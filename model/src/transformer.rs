@@ -8,7 +8,7 @@ use compute::cpu::attention::{AttentionShape, CachedSpan};
 use compute::cpu::heads::Rope;
 use compute::kv::{KvError, KvPages, KvSequence, KvType};
 use compute::parameters::{ParamId, Parameters};
-use compute::tape::{Experts, Head, Linear, Loss, Tape, Var, Workspace};
+use compute::tape::{Experts, Head, Linear, Loss, NewRows, Tape, Var, Workspace};
 
 use crate::config::Config;
 
@@ -74,7 +74,7 @@ enum Past<'a> {
     /// In the batch itself: whole sequences.
     Batch(Rc<[Span]>),
     /// In pages.
-    Pages(&'a mut KvPages, Vec<CachedSpan<'a>>),
+    Pages(&'a mut KvPages, &'a [CachedSpan<'a>]),
 }
 
 /// New tokens of one sequence and what is kept of it.
@@ -199,12 +199,12 @@ impl Transformer {
     fn layers<'a>(
         &'a self,
         tape: &mut Tape<'a>,
-        tokens: &[u32],
+        tokens: &Rc<[u32]>,
         positions: &Rc<[u32]>,
         mut past: Past<'_>,
     ) -> Var {
         let c = &self.config;
-        let mut x = tape.embedding(self.embedding, &Rc::from(tokens));
+        let mut x = tape.embedding(self.embedding, tokens);
         if c.scaled_embedding {
             x = tape.scale(x, (c.hidden_size as f32).sqrt());
         }
@@ -302,7 +302,7 @@ impl Transformer {
     ) -> Loss {
         let positions: Rc<[u32]> = spans.iter().flat_map(|s| 0..s.len as u32).collect();
         assert_eq!(positions.len(), tokens.len(), "rows of all spans");
-        let h = self.layers(tape, tokens, &positions, Past::Batch(Rc::from(spans)));
+        let h = self.layers(tape, &Rc::from(tokens), &positions, Past::Batch(Rc::from(spans)));
         tape.cross_entropy(h, self.head, targets, weights)
     }
 
@@ -328,7 +328,11 @@ impl Transformer {
         pages: &mut KvPages,
         steps: &mut [Step<'_>],
     ) -> Vec<f32> {
-        self.cached(ws, pages, steps, |tape, h, rows| tape.logits(h, rows, self.head))
+        self.cached(steps, |new| {
+            ws.compute(&self.parameters).step(new, pages, self.head, |tape, pages| {
+                self.layers(tape, new.tokens, new.positions, Past::Pages(pages, new.spans))
+            })
+        })
     }
 
     /// The same up to the head: the last layer's normalised outputs of all new tokens, `[tokens, hidden_size]`.
@@ -341,41 +345,41 @@ impl Transformer {
         pages: &mut KvPages,
         steps: &mut [Step<'_>],
     ) -> Vec<f32> {
-        self.cached(ws, pages, steps, |tape, h, _| tape.read(h))
+        self.cached(steps, |new| {
+            let mut tape = ws.compute(&self.parameters);
+            let past = Past::Pages(pages, new.spans);
+            let h = self.layers(&mut tape, new.tokens, new.positions, past);
+            tape.read(h)
+        })
     }
 
-    /// Runs new tokens of several sequences and takes what is `wanted` of the last layer's output, given the rows
-    /// whose logits are.
+    /// Has `run` run new tokens of several sequences, together.
     fn cached(
         &self,
-        ws: &mut Workspace,
-        pages: &mut KvPages,
         steps: &mut [Step<'_>],
-        wanted: impl FnOnce(&mut Tape<'_>, Var, &[usize]) -> Vec<f32>,
+        run: impl FnOnce(&NewRows<'_>) -> Vec<f32>,
     ) -> Vec<f32> {
         let mut tokens = Vec::new();
         let mut positions = Vec::new();
         let mut spans = Vec::new();
-        let mut rows = Vec::new();
+        let mut wanted = Vec::new();
         for step in steps.iter() {
             let (start, past) = (tokens.len(), step.kv.len);
             let end = past + step.tokens.len();
             assert!(end <= self.config.max_position_embeddings, "longer than the context");
             spans.push((Span { start, len: step.tokens.len() }, past));
             tokens.extend_from_slice(step.tokens);
-            rows.extend(tokens.len().saturating_sub(step.logits).max(start)..tokens.len());
+            wanted.extend(tokens.len().saturating_sub(step.logits).max(start)..tokens.len());
             positions.extend(past as u32..end as u32);
         }
         let out = {
-            let cached = spans
+            let spans: Vec<_> = spans
                 .iter()
                 .zip(steps.iter())
                 .map(|(&(rows, past), s)| CachedSpan { rows, past, pages: &s.kv.pages })
                 .collect();
-            let mut tape = ws.compute(&self.parameters);
-            let past = Past::Pages(pages, cached);
-            let h = self.layers(&mut tape, &tokens, &Rc::from(positions), past);
-            wanted(&mut tape, h, &rows)
+            let (tokens, positions) = (Rc::from(tokens), Rc::from(positions));
+            run(&NewRows { tokens: &tokens, positions: &positions, spans: &spans, wanted: &wanted })
         };
         for step in steps {
             step.kv.len += step.tokens.len();

@@ -1,62 +1,18 @@
 //! Passes on a card, which is emulated here: what they compute is what the CPU computes, as far as bf16 goes.
 
+mod common;
+
 use std::sync::Arc;
 
+use common::{card, model, narrow};
 use compute::blocks::BlockType;
 use compute::kv::{KvPages, KvSequence, KvType};
 use compute::parameters::Gradients;
-use compute::strips::Strips;
 use compute::tape::Workspace;
-use compute::tensor::{DType, Tensor};
+use compute::tensor::DType;
 use compute::{Cpu, IGNORE, Span};
-use model::config::{Config, Sizes};
 use model::directory::load_keeping;
-use model::init::{Init, initialise};
 use model::transformer::{Step, Transformer};
-
-fn model(tied: bool) -> Transformer {
-    let sizes = Sizes {
-        vocab: 43,
-        width: 64,
-        ffn: 96,
-        layers: 2,
-        heads: 4,
-        kv_heads: 2,
-        head_dim: 16,
-        context: 256,
-    };
-    let config = Config { rope_theta: 1e4, tie_word_embeddings: tied, ..Config::qwen3(sizes) };
-    let init = Init {
-        embedding_std: 0.5,
-        matrix_gain: 1.5,
-        output_gain: 0.8,
-        qk_norm: 1.3,
-        induction: false,
-    };
-    let parameters = initialise(&config, &init, 7);
-    Transformer::new(config, parameters)
-}
-
-/// The same with matrices of a narrow type.
-fn narrow(mut m: Transformer, kind: BlockType) -> Transformer {
-    let cpu = Cpu::new(1);
-    for p in m.parameters.iter_mut().filter(|p| !p.vector) {
-        let (rows, cols) = (p.value.rows(), p.value.cols());
-        let row = cols / kind.elements() * kind.bytes();
-        let mut blocks = vec![0; rows * row];
-        for (r, to) in blocks.chunks_exact_mut(row).enumerate() {
-            kind.narrow(&p.value.f32()[r * cols..(r + 1) * cols], None, to).expect("numbers");
-        }
-        let strips = Strips::new(&cpu, rows, cols, kind, |r| &blocks[r * row..(r + 1) * row]);
-        p.value = Tensor::quantised(strips.expect("memory"));
-        p.trainable = false;
-    }
-    m
-}
-
-fn card() -> Arc<Cpu> {
-    Arc::new(Cpu { card: Some(cuda::Gpu::emulated()), ..Cpu::new(1) })
-}
 
 fn cpu() -> Arc<Cpu> {
     Arc::new(Cpu::new(2))

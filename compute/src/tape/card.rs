@@ -13,6 +13,7 @@ mod forward;
 mod gradients;
 mod head;
 mod optimizer;
+mod steps;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
@@ -29,7 +30,7 @@ use crate::blocks;
 use crate::cpu::attention::AttentionShape;
 use crate::cpu::gated::Activation;
 use crate::cpu::heads::Rope;
-use crate::parameters::{ParamId, Parameters};
+use crate::parameters::{ParamId, Parameter, Parameters};
 use crate::strips::Strips;
 use crate::tensor::{DType, Device};
 
@@ -39,6 +40,8 @@ pub(super) use forward::*;
 pub(crate) use gradients::Sums;
 pub(super) use head::{cross_entropy, logits};
 pub use optimizer::{CardMoments, Muon, Rule};
+use steps::Steps;
+pub(super) use steps::step;
 
 /// Rows of a product from which weights that stay as they were stored are widened for it first.
 const MANY: usize = 64;
@@ -69,6 +72,7 @@ pub(super) struct Card {
     pub(super) gpu: Gpu,
     weights: Vec<Weight>,
     ropes: Vec<(Arc<Rope>, Arc<ops::heads::Rope>)>,
+    pub(super) steps: Steps,
 }
 
 /// The card of a tape that is on one.
@@ -79,25 +83,27 @@ fn there(card: &mut Option<Card>) -> &mut Card {
     }
 }
 
-/// What was brought to the card last, and what it was made from.
-type Last<K, V> = Option<(Rc<[K]>, Rc<V>)>;
+/// A token or a position of each row: here, and on the card, where a workspace may keep them.
+type Numbers = (Rc<[u32]>, Arc<Buffer<u32>>);
 
-/// What layer after layer of a pass asks for.
+/// What layer after layer of a pass asks for, with what it was made from.
 #[derive(Default)]
 pub(super) struct Pass {
-    positions: Last<u32, Buffer<u32>>,
-    spans: Last<Span, Spans>,
-    cached_spans: Option<CachedSpans>,
+    numbers: Vec<Numbers>,
+    spans: Option<(Rc<[Span]>, Rc<Spans>)>,
+    cached_spans: Option<Arc<CachedSpans>>,
+    /// Positions whose angles are wanted at least.
+    positions: usize,
 }
 
 impl Pass {
-    /// Numbers of rows.
-    fn numbers(&mut self, gpu: &Gpu, numbers: &Rc<[u32]>) -> Result<Rc<Buffer<u32>>, Error> {
-        if let Some((_, buffer)) = self.positions.as_ref().filter(|(k, _)| Rc::ptr_eq(k, numbers)) {
+    /// Numbers of rows on the card.
+    fn numbers(&mut self, gpu: &Gpu, numbers: &Rc<[u32]>) -> Result<Arc<Buffer<u32>>, Error> {
+        if let Some((_, buffer)) = self.numbers.iter().find(|(k, _)| Rc::ptr_eq(k, numbers)) {
             return Ok(buffer.clone());
         }
-        let buffer = Rc::new(gpu.upload(numbers, "positions")?);
-        self.positions = Some((numbers.clone(), buffer.clone()));
+        let buffer = Arc::new(gpu.upload(numbers, "numbers of rows")?);
+        self.numbers.push((numbers.clone(), buffer.clone()));
         Ok(buffer)
     }
 
@@ -121,6 +127,14 @@ struct Weight {
     plain: Option<Buffer<f32>>,
     half: Option<Buffer<u16>>,
     stored: Option<quantised::Weights>,
+}
+
+impl Weight {
+    /// # Panics
+    /// If the parameter's newest values are on another workspace's card.
+    fn assert_here(&self, p: &Parameter) {
+        assert!(self.newest || p.value.device() == Device::Cpu, "{}: {ELSEWHERE}", p.name);
+    }
 }
 
 /// A value on the card.
@@ -155,7 +169,7 @@ enum Op<'a> {
     },
     Embedding {
         table: ParamId,
-        ids: Rc<Buffer<u32>>,
+        ids: Arc<Buffer<u32>>,
     },
     Linear {
         x: Var,
@@ -178,7 +192,7 @@ enum Op<'a> {
         w: Option<ParamId>,
         inv: Option<Buffer<f32>>,
         rope: Arc<ops::heads::Rope>,
-        positions: Rc<Buffer<u32>>,
+        positions: Arc<Buffer<u32>>,
     },
     Attention {
         q: Var,
@@ -247,7 +261,7 @@ fn halved(gpu: &Gpu, x: Slice<'_, f32>) -> Result<Buffer<u16>, Error> {
 }
 
 /// How products are to be computed.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub(super) struct Precision {
     pub(super) products: DType,
     /// Weights of fewer bits are widened to f32.
@@ -266,11 +280,12 @@ impl Precision {
 
 impl Card {
     pub(super) fn new(gpu: Gpu) -> Card {
-        Card { gpu, weights: Vec::new(), ropes: Vec::new() }
+        Card { gpu, weights: Vec::new(), ropes: Vec::new(), steps: Steps::default() }
     }
 
     pub(super) fn weights_changed(&mut self) {
         self.weights.iter_mut().for_each(|w| w.stale = true);
+        self.steps.forget();
     }
 
     fn buffer(&self, len: usize, what: &str) -> Result<Buffer<f32>, Error> {
@@ -289,8 +304,7 @@ impl Card {
         if weight.stale {
             *weight = Weight::default();
         }
-        let p = parameters.get(id);
-        assert!(weight.newest || p.value.device() == Device::Cpu, "{}: {ELSEWHERE}", p.name);
+        weight.assert_here(parameters.get(id));
         weight
     }
 
@@ -453,8 +467,9 @@ impl Card {
         }
     }
 
-    /// Angles of at least `positions` positions.
+    /// Angles of at least `positions` positions, or of all that there are.
     fn rope(&mut self, rope: &Arc<Rope>, positions: usize) -> Result<Arc<ops::heads::Rope>, Error> {
+        let positions = positions.min(rope.positions());
         let slot = self.ropes.iter().position(|(known, _)| Arc::ptr_eq(known, rope));
         if let Some((_, made)) =
             slot.map(|i| &self.ropes[i]).filter(|r| r.1.positions() >= positions)

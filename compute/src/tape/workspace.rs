@@ -124,10 +124,15 @@ impl Workspace {
         self.floats.allocated() * 4 + self.halves.allocated() * 2 + self.codes.allocated()
     }
 
-    /// To be called after parameters were changed: packed copies are made anew on use.
+    /// To be called after parameters were changed: packed copies are made anew on use, and graphs.
     pub fn weights_changed(&mut self) {
         self.packs.iter_mut().for_each(|p| p.stale = true);
         self.card.iter_mut().for_each(Card::weights_changed);
+    }
+
+    /// Steps of generation that a card was given as graphs ([`Tape::step`]).
+    pub fn graph_launches(&self) -> usize {
+        self.card.as_ref().map_or(0, |card| card.steps.launches)
     }
 
     /// A pass that only computes.

@@ -5,7 +5,7 @@ use cuda::ops::kv::{self, Limits};
 use super::forward::on_card;
 use super::*;
 use crate::cpu::attention::CachedSpan;
-use crate::kv::KvPages;
+use crate::kv::{KvPages, PAGE};
 
 /// As [`Tape::attention_cached`].
 #[allow(clippy::too_many_arguments)]
@@ -19,40 +19,48 @@ pub(in crate::tape) fn attention_cached(
 ) -> Result<Var, Error> {
     let gpu = forward::card(tape).gpu.clone();
     let rows = tape.on_card[q.0].rows;
-    let cache_pages = pages.total_pages();
     // The same for all layers of a pass.
-    if tape.pass.cached_spans.is_none() {
-        tape.pass.cached_spans = Some(written(&gpu, rows, spans, cache_pages)?);
-    }
-    let (Some(spans), nodes) = (&tape.pass.cached_spans, &tape.on_card) else {
-        unreachable!("written")
+    let spans = match &tape.pass.cached_spans {
+        Some(spans) => spans.clone(),
+        None => {
+            let mut made = CachedSpans::new(&gpu, limits(rows, spans, pages.total_pages()))?;
+            write(&mut made, spans)?;
+            tape.pass.cached_spans.insert(Arc::new(made)).clone()
+        }
     };
-    let on = pages.on_card(&gpu)?;
+    let (on, nodes) = (pages.on_card(&gpu)?, &tape.on_card);
     let (key, value) = (nodes[k.0].value(), nodes[v.0].value());
-    kv::append(&gpu, &on.shape, layer, on.data.slice_mut(), spans, key, value)?;
+    kv::append(&gpu, &on.shape, layer, on.data.slice_mut(), &spans, key, value)?;
     let (s, data) = (on_card(shape), on.data.slice());
     let mut out = gpu.zeros(nodes[q.0].value().len(), "what attention gives")?;
     let mut scratch = gpu.buffer(spans.scratch(&s), "partial sums of attention")?;
     let (query, y) = (nodes[q.0].value(), Output::f32(out.slice_mut()));
-    kv::forward_cached(&gpu, &s, &on.shape, layer, data, spans, query, scratch.slice_mut(), y)?;
+    kv::forward_cached(&gpu, &s, &on.shape, layer, data, &spans, query, scratch.slice_mut(), y)?;
     Ok(push(tape, out, rows, Op::Input))
 }
 
-fn written(
-    gpu: &Gpu,
-    rows: usize,
-    spans: &[CachedSpan<'_>],
-    cache_pages: usize,
-) -> Result<CachedSpans, Error> {
-    let numbers: Vec<Vec<u32>> =
-        spans.iter().map(|s| s.pages.iter().map(|page| page.number()).collect()).collect();
-    let limits = Limits {
+/// What a batch of these goes up to.
+pub(super) fn limits(rows: usize, spans: &[CachedSpan<'_>], cache_pages: usize) -> Limits {
+    Limits {
         rows,
         spans: spans.len(),
         span_rows: spans.iter().map(|s| s.rows.len).max().unwrap_or(0),
-        span_pages: numbers.iter().map(Vec::len).max().unwrap_or(0),
+        span_pages: spans.iter().map(needed).max().unwrap_or(0),
         cache_pages,
-    };
+    }
+}
+
+/// Pages that hold a sequence with its new rows; it may have more.
+fn needed(span: &CachedSpan<'_>) -> usize {
+    (span.past + span.rows.len).div_ceil(PAGE)
+}
+
+/// Brings them to the card.
+pub(super) fn write(to: &mut CachedSpans, spans: &[CachedSpan<'_>]) -> Result<(), Error> {
+    let numbers: Vec<Vec<u32>> = spans
+        .iter()
+        .map(|s| s.pages.iter().take(needed(s)).map(|page| page.number()).collect())
+        .collect();
     let list: Vec<_> = (spans.iter().zip(&numbers))
         .map(|(s, pages)| kv::CachedSpan {
             start: s.rows.start,
@@ -61,7 +69,5 @@ fn written(
             pages,
         })
         .collect();
-    let mut written = CachedSpans::new(gpu, limits)?;
-    written.write(&list)?;
-    Ok(written)
+    to.write(&list)
 }

@@ -29,27 +29,23 @@ pub(in crate::tape) fn embedding(
     let parameters = tape.parameters;
     let value = &parameters.get(table).value;
     let width = value.cols();
-    let card = card(tape);
+    let Tape { ws, pass, .. } = &mut *tape;
+    let card = there(&mut ws.card);
     let gpu = card.gpu.clone();
-    let id_buffer = Rc::new(gpu.upload(ids, "tokens")?);
+    let ids = pass.numbers(&gpu, ids)?;
     let mut y = card.buffer(ids.len() * width, "embeddings")?;
     match value.strips() {
         Some(strips) => {
             let w = card.stored(parameters, strips, table)?;
-            quantised::rows(&gpu, w, id_buffer.slice(), Output::f32(y.slice_mut()))?;
+            quantised::rows(&gpu, w, ids.slice(), Output::f32(y.slice_mut()))?;
         }
         None => {
             let w = card.plain(parameters, table)?.slice();
-            ops::embedding::embedding(
-                &gpu,
-                w,
-                id_buffer.slice(),
-                width,
-                Output::f32(y.slice_mut()),
-            )?;
+            let y = Output::f32(y.slice_mut());
+            ops::embedding::embedding(&gpu, w, ids.slice(), width, y)?;
         }
     }
-    Ok(push(tape, y, ids.len(), Op::Embedding { table, ids: id_buffer }))
+    Ok(push(tape, y, ids.len(), Op::Embedding { table, ids }))
 }
 
 /// As [`Tape::input`].
@@ -210,7 +206,7 @@ pub(in crate::tape) fn heads(
     let card = there(&mut ws.card);
     let (gpu, x_node) = (card.gpu.clone(), &nodes[x.0]);
     let rows = x_node.rows;
-    let most = positions.iter().max().map_or(1, |p| *p as usize + 1);
+    let most = positions.iter().max().map_or(1, |p| *p as usize + 1).max(pass.positions);
     let (rope, positions) = (card.rope(rope, most)?, pass.numbers(&gpu, positions)?);
     let mut y = card.buffer(x_node.value().len(), "heads")?;
     let mut inv = match w {

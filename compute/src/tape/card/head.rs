@@ -4,29 +4,51 @@ use super::*;
 use crate::IGNORE;
 use crate::tape::head::{Head, LOGIT_ROWS, Loss};
 
+fn uploaded(gpu: &Gpu, rows: &[usize]) -> Result<Buffer<u32>, Error> {
+    let rows: Vec<u32> = rows.iter().map(|r| *r as u32).collect();
+    gpu.upload(&rows, "rows")
+}
+
 /// Some rows of a value.
-fn gather(tape: &mut Tape<'_>, h: Var, rows: &[usize]) -> Result<Node<'static>, Error> {
+fn gather(tape: &mut Tape<'_>, h: Var, rows: &Buffer<u32>) -> Result<Node<'static>, Error> {
     let gpu = forward::card(tape).gpu.clone();
     let node = &tape.on_card[h.0];
-    let ids: Vec<u32> = rows.iter().map(|r| *r as u32).collect();
-    let ids = gpu.upload(&ids, "rows")?;
     let mut y = gpu.buffer(rows.len() * node.cols, "rows")?;
-    ops::rows::gather(&gpu, node.value(), ids.slice(), node.cols, Output::f32(y.slice_mut()))?;
+    ops::rows::gather(&gpu, node.value(), rows.slice(), node.cols, Output::f32(y.slice_mut()))?;
     let (rows, cols) = (rows.len(), node.cols);
     Ok(Node { value: Some(y), half: None, rows, cols, gradient: None, op: Op::Input })
 }
 
 /// The head's outputs of such rows, not capped.
-fn products(tape: &mut Tape<'_>, x: &mut Node<'_>, w: ParamId) -> Result<Buffer<f32>, Error> {
+fn products(
+    tape: &mut Tape<'_>,
+    x: &mut Node<'_>,
+    w: ParamId,
+    y: SliceMut<'_, f32>,
+) -> Result<(), Error> {
     let (parameters, precision) = (tape.parameters, tape.precision());
     let weight = &parameters.get(w).value;
     let card = forward::card(tape);
     if precision.halves(weight.strips()) {
         x.halve(&card.gpu)?;
     }
-    let mut y = card.buffer(x.rows * weight.rows(), "logits")?;
-    card.product(precision, parameters, w, x, y.slice_mut(), false)?;
-    Ok(y)
+    card.product(precision, parameters, w, x, y, false)
+}
+
+/// Logits of some rows of a value, `[rows, vocab]`.
+pub(super) fn logits_to(
+    tape: &mut Tape<'_>,
+    h: Var,
+    rows: &Buffer<u32>,
+    head: Head,
+    mut y: SliceMut<'_, f32>,
+) -> Result<(), Error> {
+    let mut x = gather(tape, h, rows)?;
+    products(tape, &mut x, head.weight, y.reborrow())?;
+    match head.cap {
+        Some(cap) => ops::cap::cap(&forward::card(tape).gpu, cap, y),
+        None => Ok(()),
+    }
 }
 
 /// As [`Tape::logits`].
@@ -39,11 +61,10 @@ pub(in crate::tape) fn logits(
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let mut x = gather(tape, h, rows)?;
-    let mut y = products(tape, &mut x, head.weight)?;
-    if let Some(cap) = head.cap {
-        ops::cap::cap(&forward::card(tape).gpu, cap, y.slice_mut())?;
-    }
+    let gpu = forward::card(tape).gpu.clone();
+    let vocab = tape.parameters.get(head.weight).value.rows();
+    let mut y = gpu.buffer(rows.len() * vocab, "logits")?;
+    logits_to(tape, h, &uploaded(&gpu, rows)?, head, y.slice_mut())?;
     y.read()
 }
 
@@ -68,9 +89,11 @@ pub(in crate::tape) fn cross_entropy(
         false => None,
     };
     for piece in chosen.chunks(LOGIT_ROWS) {
-        let mut x = gather(tape, h, piece)?;
-        let mut logits = products(tape, &mut x, w)?;
-        let vocab = logits.len() / piece.len();
+        let ids = uploaded(&gpu, piece)?;
+        let mut x = gather(tape, h, &ids)?;
+        let vocab = parameters.get(w).value.rows();
+        let mut logits = gpu.buffer(piece.len() * vocab, "logits")?;
+        products(tape, &mut x, w, logits.slice_mut())?;
         let t: Vec<u32> = piece.iter().map(|r| targets[*r]).collect();
         let t = gpu.upload(&t, "targets")?;
         let s = match recording {
@@ -110,8 +133,6 @@ pub(in crate::tape) fn cross_entropy(
             dx.slice_mut(),
             false,
         )?;
-        let ids: Vec<u32> = piece.iter().map(|r| *r as u32).collect();
-        let ids = gpu.upload(&ids, "rows")?;
         ops::rows::scatter(&gpu, dx.slice(), ids.slice(), cols, dh.slice_mut())?;
     }
     if let Some(dh) = dh {

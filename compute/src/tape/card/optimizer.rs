@@ -78,6 +78,8 @@ impl Workspace {
     ) {
         assert!(gradients.stay_on_card(), "gradients that are in main memory");
         let card = there(&mut self.card);
+        // They would see the new weights, but have memory that training can use.
+        card.steps.forget();
         let factor = ended(card.gpu.upload(&[factor], "what gradients are multiplied by"));
         for (i, rule) in rules.iter().enumerate() {
             let Some(rule) = rule else { continue };
