@@ -241,6 +241,8 @@ pub enum Cache {
     First,
     /// The one after it, so that what is in use stays in the first.
     Second,
+    /// The nearest, to be written to.
+    Written,
 }
 
 /// Asks for the cache line of an address, which need not be valid.
@@ -249,10 +251,11 @@ pub fn prefetch(p: *const u8, into: Cache) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint; every x86-64 has it.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
         match into {
             Cache::First => _mm_prefetch::<_MM_HINT_T0>(p.cast()),
             Cache::Second => _mm_prefetch::<_MM_HINT_T1>(p.cast()),
+            Cache::Written => _mm_prefetch::<_MM_HINT_ET0>(p.cast()),
         }
     }
     #[cfg(target_arch = "aarch64")]
@@ -272,6 +275,7 @@ pub fn prefetch(p: *const u8, into: Cache) {
     match into {
         Cache::First => prfm!("pldl1keep"),
         Cache::Second => prfm!("pldl2keep"),
+        Cache::Written => prfm!("pstl1keep"),
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = (p, into);

@@ -1,6 +1,7 @@
 //! Products with quantised weights ([`Strips`]): activations are rounded to 8 bits, 32 to a scale
-//! (as Q8_0), and products within a group of 32, or 16, are exact in integers: of unsigned codes of weights, from which
-//! what they are too high by drops out, by signed ones. A lane is an output, and an output is one chain over the groups in ascending order:
+//! (as Q8_0), and products within a group of 32, or 16, are exact in integers: of unsigned codes of weights, from
+//! which what they are too high by drops out, by signed ones. A lane is an output, and an output is one chain over
+//! the groups in ascending order:
 //!
 //! ```text
 //! y = y + (scale of w * scale of x) * (sum of codes of w * codes of x)
@@ -138,9 +139,9 @@ unsafe fn multiply_area<S: Bytes>(area: &Area<'_>) {
                 }
             };
         }
-        by_bits!((1, false, 4)(1, false, 5)(1, false, 8)(1, true, 4)(1, true, 5)(2, false, 3)(
-            2, false, 6
-        )(2, true, 2));
+        by_bits! {
+            (1, false, 4) (1, false, 5) (1, false, 8) (1, true, 4) (1, true, 5) (2, false, 3) (2, false, 6) (2, true, 2)
+        };
     }
     READY.set(scratch);
 }
@@ -213,17 +214,7 @@ unsafe fn multiply_strips<S: Bytes, const N: usize, const LEAST: bool, const BIT
                 let seconds = seconds.wrapping_add((row - area.rows.start) * STRIPS * LANES);
                 // SAFETY: rows, columns and groups are inside of the operands, and each row has room
                 // for its second chain.
-                unsafe {
-                    tile.run::<S, N, LEAST, BITS>(rows);
-                    for r in 0..rows {
-                        let second = seconds.wrapping_add(r * STRIPS * LANES);
-                        if columns > LANES {
-                            tile.second::<S, 2, N, LEAST, BITS>(r, second);
-                        } else {
-                            tile.second::<S, 1, N, LEAST, BITS>(r, second);
-                        }
-                    }
-                }
+                unsafe { tile.run::<S, N, LEAST, BITS>(rows, seconds) };
             }
         }
     }
@@ -254,14 +245,19 @@ impl Tile<'_> {
     unsafe fn run<S: Bytes, const N: usize, const LEAST: bool, const BITS: u32>(
         &self,
         rows: usize,
+        seconds: *mut f32,
     ) {
         macro_rules! by_rows {
-            ($v:literal: $($r:literal)*) => {
+            ($v:literal: $($r:literal)*) => {{
+                for r in 0..rows {
+                    let second = seconds.wrapping_add(r * STRIPS * LANES);
+                    self.second::<S, $v, N, LEAST, BITS>(r, second);
+                }
                 match rows {
-                    $($r => self.multiply::<S, $r, $v, N, LEAST, BITS>(),)*
+                    $($r => self.multiply::<S, $r, $v, N, LEAST, BITS>(seconds),)*
                     _ => {}
                 }
-            };
+            }};
         }
         // SAFETY: the caller's promise.
         unsafe {
@@ -283,9 +279,14 @@ impl Tile<'_> {
         const BITS: u32,
     >(
         &self,
+        seconds: *const f32,
     ) {
         // SAFETY: the caller's promise.
         unsafe {
+            for i in 0..R * V {
+                let p = self.c.wrapping_add(i / V * self.ldc + i % V * LANES);
+                prefetch(p.cast(), Cache::Written);
+            }
             let mut sums = [[S::splat(0.0); V]; R];
             if self.more {
                 for (r, sums) in sums.iter_mut().enumerate() {
@@ -312,8 +313,13 @@ impl Tile<'_> {
                     }
                 }
             }
-            for (r, sums) in sums.iter().enumerate() {
-                for (v, sum) in sums.iter().enumerate() {
+            let last = self.first + self.block == self.layout.groups;
+            for (r, sums) in sums.iter_mut().enumerate() {
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    if last {
+                        let second = seconds.add((r * STRIPS + v) * LANES);
+                        *sum = S::add(*sum, S::load(second));
+                    }
                     let p = self.c.wrapping_add(r * self.ldc + v * LANES);
                     match self.columns.saturating_sub(v * LANES) {
                         LANES.. => S::store(p, *sum),
@@ -397,7 +403,7 @@ impl Tile<'_> {
 }
 
 impl Tile<'_> {
-    /// Goes on with the second chain of row `r`, and adds it to the outputs after the last group.
+    /// Goes on with the second chain of row `r`.
     #[inline(always)]
     unsafe fn second<
         S: Bytes,
@@ -422,7 +428,7 @@ impl Tile<'_> {
                 }
             }
             for d in groups..digits {
-                let group = *numbers.add(self.layout.finer_at() + d - groups) as usize;
+                let group = (*numbers.add(self.layout.finer_at() + d - groups)).to_bits() as usize;
                 if group < self.first {
                     continue;
                 }
@@ -432,20 +438,22 @@ impl Tile<'_> {
                 }
                 for i in 0..N {
                     let steps = GROUP / 4 / N;
-                    // Without pairs: its rows are few.
+                    // Without pairs: its rows are few. In two halves, which wait for each other half as long; their
+                    // sum is an integer that f32 holds.
                     let less = numbers.add(self.layout.less_at(N, d, i));
-                    let mut dots = [start::<S, BITS, LEAST>(less); V];
+                    let mut dots = [[start::<S, BITS, LEAST>(less), S::splat_byte(0)]; V];
                     for s in i * steps..(i + 1) * steps {
                         let x = S::splat_word(codes.add(d * GROUP + s * 4));
-                        for (dot, part) in dots.iter_mut().zip(self.parts) {
+                        for (dots, part) in dots.iter_mut().zip(self.parts) {
                             let w = S::load_bytes(part.codes.add((g * (GROUP / 4) + s) * BYTES));
-                            *dot = S::dot(*dot, w, x);
+                            dots[s % 2] = S::dot(dots[s % 2], w, x);
                         }
                     }
-                    for ((sum, dot), part) in sums.iter_mut().zip(dots).zip(self.parts) {
+                    for ((sum, dots), part) in sums.iter_mut().zip(dots).zip(self.parts) {
                         let at = (g * N + i) * LANES;
                         let scale = S::mul(S::load(part.scales.add(at)), S::splat(*numbers.add(d)));
-                        *sum = S::fma(S::words_to_f32(dot), scale, *sum);
+                        let dot = S::add(S::words_to_f32(dots[0]), S::words_to_f32(dots[1]));
+                        *sum = S::fma(dot, scale, *sum);
                         if LEAST {
                             let x = S::splat(*numbers.add(self.layout.sum_at(N, d, i)));
                             *sum = S::fma(S::load(part.leasts.add(at)), x, *sum);
@@ -453,14 +461,8 @@ impl Tile<'_> {
                     }
                 }
             }
-            let last = self.first + self.block == groups;
             for (v, sum) in sums.into_iter().enumerate() {
-                let p = self.c.wrapping_add(r * self.ldc + v * LANES);
-                match self.columns - v * LANES {
-                    _ if !last => S::store(second.add(v * LANES), sum),
-                    LANES.. => S::store(p, S::add(S::load(p), sum)),
-                    left => S::store_n(p, S::add(S::load_n(p, left), sum), left),
-                }
+                S::store(second.add(v * LANES), sum);
             }
         }
     }

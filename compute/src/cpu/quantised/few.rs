@@ -176,7 +176,7 @@ impl<S: Bytes, const R: usize> Sums<S, R> {
         let i = self.second[r] - self.layout.groups;
         self.louder[r] = if i < self.layout.finer {
             // SAFETY: the row has so many.
-            unsafe { *self.numbers[r].add(self.layout.finer_at() + i) as usize }
+            unsafe { (*self.numbers[r].add(self.layout.finer_at() + i)).to_bits() as usize }
         } else {
             usize::MAX
         };

@@ -35,7 +35,7 @@ impl Layout {
 
     /// Numbers of a row: for each digit its scale, then for each its scale times the sum of its codes, then
     /// that of its first half, then that of its second, then the same three sums alone, negative, as words, and then
-    /// the groups that have a second digit, ascending.
+    /// the groups that have a second digit, ascending, as words.
     pub fn numbers(self) -> usize {
         self.finer_at() + self.finer
     }
@@ -111,7 +111,7 @@ unsafe fn quantise_row<S: Bytes>(row: &mut Row<'_>) {
     let (numbers, largest) = row.numbers.split_at_mut(layout.finer_at());
     loudest(&numbers[..layout.groups], largest);
     for i in 0..layout.finer {
-        let g = row.numbers[layout.finer_at() + i] as usize;
+        let g = row.numbers[layout.finer_at() + i].to_bits() as usize;
         // SAFETY: as before.
         unsafe {
             let rest = row.rest::<S>(g);
@@ -148,17 +148,18 @@ fn loudest(scales: &[f32], largest: &mut [f32]) {
         if known == room && scale <= least {
             continue;
         }
-        let quieter = largest[..known].iter().rev().take_while(|&&l| scales[l as usize] < scale);
+        let scale_of = |place: &f32| scales[place.to_bits() as usize];
+        let quieter = largest[..known].iter().rev().take_while(|l| scale_of(l) < scale);
         let place = known - quieter.count();
         if place < room {
             largest[place..room.min(known + 1)].rotate_right(1);
-            largest[place] = g as f32;
+            largest[place] = f32::from_bits(g as u32);
         }
-        if let Some(&last) = largest.last().filter(|_| known + 1 >= room) {
-            least = scales[last as usize];
+        if let Some(last) = largest.last().filter(|_| known + 1 >= room) {
+            least = scale_of(last);
         }
     }
-    largest.sort_unstable_by(f32::total_cmp);
+    largest.sort_unstable_by_key(|g| g.to_bits());
 }
 
 impl Row<'_> {
