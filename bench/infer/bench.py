@@ -2,7 +2,7 @@
 
     cargo build --release
     python bench/infer/bench.py MODEL.gguf... --llama FOLDER_OF_LLAMA_CPP'S_PROGRAMS [--threads 2] [--rounds 5]
-                                [--prompt 512] [--generate 128] [--depth 0] [--batch 1,4,16] [--kv f16] [--draw OUT.svg]
+                                [--prompt 512] [--generate 128] [--depth 0] [--batch 1,4,16] [--kv q8] [--draw OUT.svg]
 
 llama.cpp runs with and without flash attention and repacking (llama.py); its best is what counts, and the
 table says which that was. Ours is `homegrown bench infer`. Both load the model anew each turn; loading is in
@@ -29,7 +29,7 @@ parser.add_argument("--generate", type=int, default=128)
 parser.add_argument("--depth", type=int, default=0)
 parser.add_argument("--batch", default="1")
 parser.add_argument("--flags", default="flash+repack,repack,flash", help="of llama.cpp, to choose the best of")
-parser.add_argument("--kv", default="f16", choices=["f16", "q8"], help="what keys and values are stored as, on both sides")
+parser.add_argument("--kv", choices=["f16", "q8"], help="what keys and values are stored as, on both sides [default: as each does, both 16 bits]")
 parser.add_argument("--draw")
 parser.add_argument("--binary", default=str(HERE / "../../target/release/homegrown"))
 args = parser.parse_args()
@@ -51,7 +51,7 @@ class Peer:
 
     def turn(self):
         for test in tests:
-            how = dict(depth=args.depth, threads=args.threads, flags=self.flags, kv=args.kv)
+            how = dict(depth=args.depth, threads=args.threads, flags=self.flags, kv=args.kv or "f16")
             speed, memory = llama.turn(args.llama, self.model, **test, **how)
             self.speeds[name(test)].append(speed)
             self.memory = max(self.memory, memory)
@@ -60,7 +60,8 @@ class Peer:
 class Ours:
     def __init__(self, model):
         self.command = [args.binary, "bench", "infer", model, "--json", "--rounds", "1"]
-        self.command += ["--kv", args.kv, "--threads", str(args.threads), "--prompt", str(args.prompt)]
+        self.command += ["--kv", args.kv] if args.kv else []
+        self.command += ["--threads", str(args.threads), "--prompt", str(args.prompt)]
         self.command += ["--generate", str(args.generate), "--depth", str(args.depth), "--batch", args.batch]
         self.speeds, self.shares = {name(t): [] for t in tests}, {name(t): [] for t in tests}
         self.limits = []

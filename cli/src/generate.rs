@@ -51,7 +51,7 @@ pub struct SamplingArgs {
     /// A smaller model with the same tokens that guesses ahead. Answers don't change.
     #[arg(long, value_name = "MODEL")]
     draft: Option<PathBuf>,
-    /// What keys and values are stored as: f32, f16, bf16, q8 [default: f16, or f32 if weights are].
+    /// What keys and values are stored as: f32, f16, bf16, q16, q8 [default: q16; f16 with --exact; f32 if weights are].
     #[arg(long, value_name = "TYPE")]
     kv: Option<KvType>,
     /// Ends an answer where it occurs; may be given several times.
@@ -107,7 +107,7 @@ pub fn start(
     let mut loaded = model.load(&cpu)?;
     loaded.transformer.limit_context(sampling.context);
     let options = Options::new(loaded.transformer.config(), sequences);
-    let kv = sampling.kv.unwrap_or_else(|| loaded.transformer.kv_type());
+    let kv = sampling.kv.unwrap_or_else(|| loaded.transformer.kv_type(model.exact));
     let draft = sampling.draft.as_deref().map(|path| draft(path, &loaded, &cpu)).transpose()?;
     let options = Options { lookup: sampling.lookup, exact: model.exact, kv, draft, ..options };
     Assistant::start(loaded, cpu, options).map_err(failure)

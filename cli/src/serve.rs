@@ -37,7 +37,7 @@ pub struct ServedArgs {
     /// Longest conversation, tokens; not more than the model's own.
     #[arg(long, default_value_t = 8192, value_name = "N")]
     context: usize,
-    /// What keys and values are stored as: f32, f16, bf16, q8 [default: f16, or f32 if weights are].
+    /// What keys and values are stored as: f32, f16, bf16, q16, q8 [default: q16; f16 with --exact; f32 if weights are].
     #[arg(long, value_name = "TYPE")]
     pub kv: Option<KvType>,
 }
@@ -188,7 +188,7 @@ impl ServedArgs {
     ) -> Result<(Vec<Served>, usize), Failure> {
         let mut loaded = model.load(&cpu)?;
         loaded.transformer.limit_context(self.context);
-        let kv = self.kv.unwrap_or_else(|| loaded.transformer.kv_type());
+        let kv = self.kv.unwrap_or_else(|| loaded.transformer.kv_type(model.exact));
         let mut options = Options::new(loaded.transformer.config(), 1);
         options = Options { exact: model.exact, kv, ..options };
         let mut templates = Vec::new();

@@ -40,10 +40,14 @@ fn main() {
             train(&cpu, &s, len, true);
         }
         for (past, len) in [(0, 512), (1000, 128), (4096, 512)] {
-            prompt(&cpu, &s, past, len);
+            for kind in [KvType::F16, KvType::Q16] {
+                prompt(&cpu, &s, past, len, kind);
+            }
         }
         for depth in [128, 1024, 4096] {
-            decode(&cpu, &s, depth);
+            for kind in [KvType::F16, KvType::Q16] {
+                decode(&cpu, &s, depth, kind);
+            }
         }
     }
 }
@@ -73,38 +77,39 @@ fn train(cpu: &Cpu, s: &AttentionShape, len: usize, bf16: bool) {
     );
 }
 
-/// Rows of a prompt after others whose keys and values are there, stored as f16.
-fn prompt(cpu: &Cpu, s: &AttentionShape, past: usize, len: usize) {
+/// Rows of a prompt after others whose keys and values are there.
+fn prompt(cpu: &Cpu, s: &AttentionShape, past: usize, len: usize, kind: KvType) {
     let (w, kw) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
     let all = past + len;
-    let Ok(mut pages) = KvPages::new(KvType::F16, 1, s.kv_heads, s.head_dim, all.div_ceil(PAGE))
-    else {
+    let Ok(mut pages) = KvPages::new(kind, 1, s.kv_heads, s.head_dim, all.div_ceil(PAGE)) else {
         return;
     };
     let ids: Vec<_> = std::iter::from_fn(|| pages.allocate()).collect();
     let (k, v) = (numbers(all * kw), numbers(all * kw));
     let rows = Span { start: 0, len: all };
-    pages.append(&cpu.pool, 0, &[CachedSpan { rows, past: 0, pages: &ids }], &k, &v);
+    let append =
+        median(|| pages.append(&cpu.pool, 0, &[CachedSpan { rows, past: 0, pages: &ids }], &k, &v));
     let spans = [CachedSpan { rows: Span { start: 0, len }, past, pages: &ids }];
     let (q, mut out) = (numbers(len * w), vec![0.0; len * w]);
     let seconds = median(|| forward_cached(cpu, s, 0, &pages, &spans, &q, &mut out));
     let pairs = (len * past + len * (len + 1) / 2) * s.heads;
     let flop = (pairs * 4 * s.head_dim) as f64 / 1e9;
     println!(
-        "  {len:4} rows after {past:4}: {:6.1} GFLOP/s ({:6.0} µs)",
+        "  {len:4} rows after {past:4}, {}: {:6.1} GFLOP/s ({:6.0} µs); storing {all} {:6.0} µs",
+        kind.name(),
         flop / seconds,
-        seconds * 1e6
+        seconds * 1e6,
+        append * 1e6
     );
 }
 
 /// One new token in each of 1 and 8 sequences.
-fn decode(cpu: &Cpu, s: &AttentionShape, depth: usize) {
+fn decode(cpu: &Cpu, s: &AttentionShape, depth: usize, kind: KvType) {
     let (w, kw) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
-    print!("  decode at {depth:4}:");
+    print!("  decode at {depth:4}, {}:", kind.name());
     for sequences in [1, 8] {
         let each = depth.div_ceil(PAGE);
-        let Ok(mut pages) = KvPages::new(KvType::F32, 1, s.kv_heads, s.head_dim, each * sequences)
-        else {
+        let Ok(mut pages) = KvPages::new(kind, 1, s.kv_heads, s.head_dim, each * sequences) else {
             return;
         };
         let ids: Vec<_> = std::iter::from_fn(|| pages.allocate()).collect();
@@ -124,7 +129,7 @@ fn decode(cpu: &Cpu, s: &AttentionShape, depth: usize) {
             .collect();
         let (q, mut out) = (numbers(sequences * w), vec![0.0; sequences * w]);
         let seconds = median(|| forward_cached(cpu, s, 0, &pages, &spans, &q, &mut out));
-        let bytes = (2 * depth * kw * 4 * sequences) as f64;
+        let bytes = (2 * depth * kw * 2 * sequences) as f64;
         print!(
             " {sequences} sequences {:7.0} tokens/s a layer ({:5.1} GB/s) ",
             sequences as f64 / seconds,

@@ -55,6 +55,10 @@ pub unsafe trait Bytes: Simd {
     unsafe fn f32_to_words(v: Self::F) -> Self::B;
     /// Writes 16 integers of at most 127 as signed bytes.
     unsafe fn store_codes(p: *mut u8, v: Self::F);
+    /// Rounds (ties to even) and writes 16 numbers within ±32,767 as signed shorts.
+    unsafe fn store_shorts(p: *mut i16, v: Self::F);
+    /// Word by word, over its two signed shorts: `acc + sum of a b`, which is within 31 bits.
+    unsafe fn dot_shorts(acc: Self::B, a: Self::B, b: Self::B) -> Self::B;
     /// `v`, computed by now: compilers else put off what leads to a sum until it is used, behind branches that it doesn't
     /// depend on, and keep all of its operands meanwhile. Where vectors are registers; elsewhere nothing.
     #[inline(always)]
@@ -156,6 +160,20 @@ unsafe impl Bytes for Portable {
     unsafe fn store_codes(p: *mut u8, v: Self::F) {
         // SAFETY: the caller gives 16 writable bytes.
         unsafe { p.cast::<[u8; LANES]>().write_unaligned(v.map(|x| x as i8 as u8)) }
+    }
+    #[inline(always)]
+    unsafe fn store_shorts(p: *mut i16, v: Self::F) {
+        // SAFETY: the caller gives 16 writable shorts.
+        unsafe { p.cast::<[i16; LANES]>().write_unaligned(v.map(|x| x.round_ties_even() as i16)) }
+    }
+    #[inline(always)]
+    unsafe fn dot_shorts(acc: Self::B, a: Self::B, b: Self::B) -> Self::B {
+        let (acc, a, b) = (words(acc), words(a), words(b));
+        let product = |a: u32, b: u32| i32::from(a as i16) * i32::from(b as i16);
+        from_words(std::array::from_fn(|i| {
+            let more = product(a[i], b[i]).wrapping_add(product(a[i] >> 16, b[i] >> 16));
+            acc[i].wrapping_add(more as u32)
+        }))
     }
     #[inline(always)]
     unsafe fn load_f16(p: *const u16) -> Self::F {
@@ -300,6 +318,25 @@ mod x86 {
             }
         }
         #[inline(always)]
+        unsafe fn store_shorts(p: *mut i16, v: Self::F) {
+            // SAFETY: see the impl.
+            unsafe {
+                let [a, b] = Self::f32_to_words(v);
+                let shorts = _mm256_permute4x64_epi64::<0xd8>(_mm256_packs_epi32(a, b));
+                _mm256_storeu_si256(p.cast(), shorts);
+            }
+        }
+        #[inline(always)]
+        unsafe fn dot_shorts(acc: Self::B, a: Self::B, b: Self::B) -> Self::B {
+            // SAFETY: see the impl.
+            unsafe {
+                [
+                    _mm256_add_epi32(acc[0], _mm256_madd_epi16(a[0], b[0])),
+                    _mm256_add_epi32(acc[1], _mm256_madd_epi16(a[1], b[1])),
+                ]
+            }
+        }
+        #[inline(always)]
         unsafe fn load_f16(p: *const u16) -> Self::F {
             // SAFETY: see the impl.
             unsafe {
@@ -355,7 +392,7 @@ mod x86 {
     }
 
     macro_rules! avx512 {
-        ($name:ident, $unsigned:expr, $pairs:expr, $dot:expr) => {
+        ($name:ident, $unsigned:expr, $pairs:expr, $dot:expr, $dot_shorts:expr) => {
             // SAFETY: of the impl and of every block in it: the instruction set is the caller's promise, and so
             // are pointers.
             unsafe impl Bytes for $name {
@@ -452,6 +489,19 @@ mod x86 {
                     }
                 }
                 #[inline(always)]
+                unsafe fn store_shorts(p: *mut i16, v: Self::F) {
+                    // SAFETY: see the impl.
+                    unsafe {
+                        let shorts = _mm512_cvtepi32_epi16(Self::f32_to_words(v));
+                        _mm256_storeu_si256(p.cast(), shorts);
+                    }
+                }
+                #[inline(always)]
+                unsafe fn dot_shorts(acc: Self::B, a: Self::B, b: Self::B) -> Self::B {
+                    // SAFETY: see the impl.
+                    unsafe { $dot_shorts(acc, a, b) }
+                }
+                #[inline(always)]
                 unsafe fn by_now(v: Self::F) -> Self::F {
                     // SAFETY: see the impl.
                     unsafe { by_now(v) }
@@ -516,6 +566,18 @@ mod x86 {
         unsafe { _mm512_dpbusd_epi32(acc, w, x) }
     }
 
-    avx512!(Avx512, false, Some(4), dot_signs);
-    avx512!(Avx512Bf16, true, None, dot_vnni);
+    #[inline(always)]
+    unsafe fn add_shorts(acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: AVX-512BW is the caller's promise.
+        unsafe { _mm512_add_epi32(acc, _mm512_madd_epi16(a, b)) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_shorts_vnni(acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: AVX-512 VNNI is the caller's promise.
+        unsafe { _mm512_dpwssd_epi32(acc, a, b) }
+    }
+
+    avx512!(Avx512, false, Some(4), dot_signs, add_shorts);
+    avx512!(Avx512Bf16, true, None, dot_vnni, add_shorts_vnni);
 }

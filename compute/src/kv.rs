@@ -32,6 +32,9 @@ pub enum KvType {
     F16,
     /// The upper half of an f32.
     Bf16,
+    /// Integers of 13 bits in 16, a head to a scale (f32): about as exact as [`KvType::F16`]. Attention multiplies
+    /// them by queries and weights that are rounded to such integers, and its sums are exact.
+    Q16,
     /// Eight bits, 32 elements of a head to a scale (f32).
     Q8,
 }
@@ -40,18 +43,23 @@ impl std::str::FromStr for KvType {
     type Err = String;
 
     fn from_str(name: &str) -> Result<KvType, String> {
-        let mut all = [KvType::F32, KvType::F16, KvType::Bf16, KvType::Q8].into_iter();
-        all.find(|kind| kind.name() == name).ok_or_else(|| "one of f32, f16, bf16, q8".to_string())
+        let mut all = KvType::ALL.into_iter();
+        all.find(|kind| kind.name() == name)
+            .ok_or_else(|| format!("one of {}", KvType::ALL.map(KvType::name).join(", ")))
     }
 }
 
 impl KvType {
-    /// Its name: `f32`, `f16`, `bf16`, `q8`.
+    /// All of them.
+    pub const ALL: [KvType; 5] = [KvType::F32, KvType::F16, KvType::Bf16, KvType::Q16, KvType::Q8];
+
+    /// Its name: `f32`, `f16`, `bf16`, `q16`, `q8`.
     pub fn name(self) -> &'static str {
         match self {
             KvType::F32 => "f32",
             KvType::F16 => "f16",
             KvType::Bf16 => "bf16",
+            KvType::Q16 => "q16",
             KvType::Q8 => "q8",
         }
     }
@@ -60,7 +68,7 @@ impl KvType {
     fn line(self) -> usize {
         match self {
             KvType::F32 => 4 * PAGE,
-            KvType::F16 | KvType::Bf16 => 2 * PAGE,
+            KvType::F16 | KvType::Bf16 | KvType::Q16 => 2 * PAGE,
             KvType::Q8 => PAGE,
         }
     }
@@ -106,7 +114,9 @@ pub enum KvError {
 
 /// The pages of one model. A page holds, layer by layer and head by head, keys `[head_dim, 64]` and
 /// values `[64, head_dim rounded up to 16]`, then for [`KvType::Q8`] the scales of 32 elements: of keys
-/// `[groups, 64]`, of values `[64, groups]`.
+/// `[groups, 64]`, of values `[64, groups]`. With [`KvType::Q16`] two elements that are summed one after the other are
+/// side by side, keys `[head_dim / 2, 64, 2]` and values `[32, head_dim rounded up to 16, 2]`, then the scales of keys
+/// and those of values, 64 each.
 pub struct KvPages {
     /// Memory that the system has not given yet, where nothing is kept here.
     data: Aligned,
@@ -150,12 +160,20 @@ pub(crate) fn padded(head_dim: usize) -> usize {
     head_dim.next_multiple_of(LANES)
 }
 
+/// Rows of stored keys.
+fn keys(kind: KvType, head_dim: usize) -> Option<usize> {
+    if kind == KvType::Q16 { head_dim.checked_next_multiple_of(2) } else { Some(head_dim) }
+}
+
 /// Bytes of a head in a page: keys, values, scales; all of them whole cache lines.
 fn head_bytes(kind: KvType, head_dim: usize) -> Option<usize> {
-    let elements = head_dim.checked_add(head_dim.checked_next_multiple_of(LANES)?)?;
-    let scales =
-        if kind == KvType::Q8 { head_dim.div_ceil(GROUP).checked_mul(8 * PAGE)? } else { 0 };
-    elements.checked_mul(kind.line())?.checked_add(scales)
+    let elements = keys(kind, head_dim)?.checked_add(head_dim.checked_next_multiple_of(LANES)?)?;
+    let groups = match kind {
+        KvType::Q8 => head_dim.div_ceil(GROUP),
+        KvType::Q16 => 1,
+        _ => 0,
+    };
+    elements.checked_mul(kind.line())?.checked_add(groups.checked_mul(8 * PAGE)?)
 }
 
 impl KvPages {
@@ -251,7 +269,7 @@ impl KvPages {
     }
 
     /// The pages on the card, which are made when they are first asked for. Keys and values of [`KvType::F32`] are
-    /// rounded to bf16 there, as its tensor cores would.
+    /// rounded to bf16 there, as its tensor cores would, and those of [`KvType::Q16`] to f16.
     pub(crate) fn on_card(&mut self, gpu: &cuda::Gpu) -> Result<&mut OnCard, cuda::Error> {
         use cuda::ops::kv::{self, KvShape};
         let slot = &mut self.on_card;
@@ -259,7 +277,7 @@ impl KvPages {
             Some(on_card) => on_card,
             None => {
                 let kind = match self.kind {
-                    KvType::F16 => kv::KvType::F16,
+                    KvType::F16 | KvType::Q16 => kv::KvType::F16,
                     KvType::F32 | KvType::Bf16 => kv::KvType::Bf16,
                     KvType::Q8 => kv::KvType::Q8,
                 };
@@ -314,6 +332,7 @@ impl KvPages {
             }),
             KvType::F16 => halves!(f16),
             KvType::Bf16 => halves!(bf16),
+            KvType::Q16 => self.store_codes(pool, &rows, k, v),
             KvType::Q8 => {
                 let ((k, k_scales), (v, v_scales)) = (self.eighths(k), self.eighths(v));
                 self.store(pool, &rows, &k, &v, |from: &[[u8; 1]], to| to.copy_from_slice(from));
@@ -356,6 +375,43 @@ impl KvPages {
                     // SAFETY: see above.
                     let to = unsafe { data.part(at..at + len * N) };
                     to.copy_from_slice(elements[..len].as_flattened());
+                }
+            }
+        });
+    }
+
+    /// Puts the codes of rows to their places, and their scales.
+    fn store_codes(&mut self, pool: &Pool, rows: &[Row], k: &[f32], v: &[f32]) {
+        let (hd, hdp, width) = (self.head_dim, padded(self.head_dim), self.width());
+        let head_bytes = head_bytes(self.kind, hd).unwrap_or(0);
+        let values = keys(self.kind, hd).unwrap_or(0) * self.kind.line();
+        let data = Parts::new(self.data.bytes_mut());
+        let grain = (1 << 13) / width.max(1) + 1;
+        pool.split(rows.len(), grain, |range| {
+            for Row { row, place, slot } in &rows[range] {
+                for head in 0..self.kv_heads {
+                    let start = place + head * head_bytes;
+                    let from = row * width + head * hd;
+                    let (k, v) = (&k[from..from + hd], &v[from..from + hd]);
+                    // SAFETY: no two rows have the same slot of a page, here and below.
+                    let put = |at: usize, bytes: &[u8]| unsafe {
+                        data.part(at..at + bytes.len()).copy_from_slice(bytes);
+                    };
+                    let ((k_code, k_scale), (v_code, v_scale)) = (coded(k), coded(v));
+                    for (i, pair) in k.chunks(2).enumerate() {
+                        let [even, odd] = [k_code(pair[0]), pair.get(1).map_or(0, |x| k_code(*x))];
+                        let word = u32::from(even) | u32::from(odd) << 16;
+                        put(start + (i * PAGE + slot) * 4, &word.to_le_bytes());
+                    }
+                    let first = start + values + slot / 2 * hdp * 4 + slot % 2 * 2;
+                    for (d, x) in v.iter().enumerate() {
+                        put(first + d * 4, &v_code(*x).to_le_bytes());
+                    }
+                    // A key that is no number would weigh nothing: its value tells of it.
+                    let v_scale = if k_scale.is_nan() { k_scale } else { v_scale };
+                    let scales = start + head_bytes - 8 * PAGE + slot * 4;
+                    put(scales, &k_scale.to_le_bytes());
+                    put(scales + 4 * PAGE, &v_scale.to_le_bytes());
                 }
             }
         });
@@ -409,6 +465,11 @@ impl KvPages {
         KvBlock { kind: self.kind, head_dim: self.head_dim, bytes, next }
     }
 
+    /// What they are stored as.
+    pub fn kind(&self) -> KvType {
+        self.kind
+    }
+
     /// Layers, key/value heads, elements of a head.
     pub fn shape(&self) -> (usize, usize, usize) {
         (self.layers, self.kv_heads, self.head_dim)
@@ -448,19 +509,56 @@ pub(crate) struct KvBlock<'a> {
     next: Option<&'a [u8]>,
 }
 
-/// Keys `[head_dim, 64]` and values `[64, padded head_dim]` of a type.
+/// What [`KvType::Q16`] stores of a head in a page.
+#[derive(Clone, Copy)]
+pub(crate) struct Codes {
+    /// Words of two elements of a key, `[head_dim / 2, 64]`.
+    pub(crate) keys: *const u8,
+    /// Words of an element of two values, `[32, padded head_dim]`.
+    pub(crate) values: *const u8,
+    /// Of each key, and of each value.
+    pub(crate) key_scales: *const f32,
+    pub(crate) value_scales: *const f32,
+}
+
+/// Largest code of keys and values of [`KvType::Q16`].
+pub(crate) const CODE: u16 = 4095;
+
+/// What makes a number of a head a code, and what a code stands for; NaN where something in it is no number.
+fn coded(head: &[f32]) -> (impl Fn(f32) -> u16 + use<>, f32) {
+    // Adding it leaves the nearest integer in the low bits (ties to even).
+    const LIFT: f32 = (3 << 22) as f32;
+    // The bits of numbers are in their order; above all of them are those of what is none.
+    let bits = |x: &f32| (x.to_bits() & i32::MAX as u32) as i32;
+    let largest = f32::from_bits(head.iter().map(bits).fold(0, i32::max) as u32);
+    let (good, most) = (largest.is_finite(), f32::from(CODE));
+    let inverse = if good && largest > 1e-36 { most / largest } else { 0.0 };
+    let scale = if good { largest / most } else { f32::NAN };
+    (move |x| (x * inverse + LIFT).to_bits() as u16, scale)
+}
+
+/// Keys `[head_dim, 64]` and values `[64, padded head_dim]` of a type, or codes of both.
 pub(crate) enum Stored {
+    Q16(Codes),
     F32(*const f32, *const f32),
     F16(*const f16, *const f16),
     Bf16(*const bf16, *const bf16),
 }
 
 impl KvBlock<'_> {
-    /// Where they lie, if it is whole numbers that do.
+    /// Where they lie, if attention can take them from there.
     pub(crate) fn stored(&self) -> Option<Stored> {
+        let rows = keys(self.kind, self.head_dim).unwrap_or(0);
         let keys = self.bytes.as_ptr();
-        let values = keys.wrapping_add(self.head_dim * self.kind.line());
+        let values = keys.wrapping_add(rows * self.kind.line());
+        let scales = self.bytes.as_ptr_range().end.cast::<f32>();
         match self.kind {
+            KvType::Q16 => Some(Stored::Q16(Codes {
+                keys,
+                values,
+                key_scales: scales.wrapping_sub(2 * PAGE),
+                value_scales: scales.wrapping_sub(PAGE),
+            })),
             KvType::F32 => Some(Stored::F32(keys.cast(), values.cast())),
             KvType::F16 => Some(Stored::F16(keys.cast(), values.cast())),
             KvType::Bf16 => Some(Stored::Bf16(keys.cast(), values.cast())),
@@ -517,6 +615,7 @@ impl KvBlock<'_> {
                 KvType::F32 => widen!(from, i: S::load(from.cast::<f32>().add(i))),
                 KvType::F16 => widen!(from, i: S::load_f16(from.cast::<u16>().add(i))),
                 KvType::Bf16 => widen!(from, i: S::load_bf16(from.cast::<u16>().add(i))),
+                KvType::Q16 => unreachable!("codes are taken from where they lie"),
                 KvType::Q8 => widen!(from, row, i:
                     S::mul(S::load_i8(from.add(i)), S::load(key_scales.add(row / GROUP * PAGE + i))),
                     S::mul(
@@ -576,6 +675,22 @@ mod tests {
         let hd = pages.head_dim;
         let (mut k, mut v) = (vec![0.0; hd * PAGE], vec![0.0; PAGE * padded(hd)]);
         let block = pages.block(layer, page, head, Some(page));
+        if let Some(Stored::Q16(codes)) = block.stored() {
+            // SAFETY: a block of codes, and a scale for each key and value.
+            let code = |p: *const u8, at: usize| unsafe { *p.cast::<i16>().add(at) };
+            let scale = |p: *const f32, slot: usize| unsafe { *p.add(slot) };
+            for (at, k) in k.iter_mut().enumerate() {
+                let (d, slot) = (at / PAGE, at % PAGE);
+                let code = code(codes.keys, (d / 2 * PAGE + slot) * 2 + d % 2);
+                *k = f32::from(code) * scale(codes.key_scales, slot);
+            }
+            for (at, v) in v.iter_mut().enumerate() {
+                let (slot, d) = (at / padded(hd), at % padded(hd));
+                let code = code(codes.values, (slot / 2 * padded(hd) + d) * 2 + slot % 2);
+                *v = f32::from(code) * scale(codes.value_scales, slot);
+            }
+            return (k, v);
+        }
         // SAFETY: there is room; plain Rust runs anywhere.
         unsafe { block.widen::<crate::simd::Portable>(k.as_mut_ptr(), v.as_mut_ptr()) };
         (k, v)
@@ -588,6 +703,8 @@ mod tests {
             (KvType::F32, 3),
             (KvType::F16, 5),
             (KvType::Bf16, 33),
+            (KvType::Q16, 3),
+            (KvType::Q16, 34),
             (KvType::Q8, 48),
             (KvType::Q8, 3),
         ] {
@@ -600,7 +717,11 @@ mod tests {
             append(&mut pages, &ids, 62, &k, &v);
             let copy = pages.copy_page(ids[1]).expect("one left");
             append(&mut pages, &[ids[0], copy], 64, &vec![9.0; width], &vec![9.0; width]);
-            let most = if kind == KvType::Q8 { 0.51 } else { 0.0 };
+            let most = match kind {
+                KvType::Q8 => 0.51,
+                KvType::Q16 => 0.016,
+                _ => 0.0,
+            };
             for (i, position) in (62..67).enumerate() {
                 for h in 0..heads {
                     let (keys, values) = widened(&pages, 1, ids[position / PAGE], h);
@@ -616,20 +737,23 @@ mod tests {
             }
             let (copied, original) =
                 (widened(&pages, 1, copy, 0).0, widened(&pages, 1, ids[1], 0).0);
-            assert_eq!((copied[0], copied[1]), (9.0, original[1]), "{kind:?}");
+            assert!((copied[0] - 9.0).abs() < 1e-5 && copied[1] == original[1], "{kind:?}");
             assert!(widened(&pages, 0, ids[0], 0).0.iter().all(|x| *x == 0.0), "the other layer");
         }
     }
 
     #[test]
     fn what_is_no_number_stays_none() {
-        for kind in [KvType::F32, KvType::F16, KvType::Bf16, KvType::Q8] {
+        for kind in KvType::ALL {
             let mut pages = KvPages::new(kind, 1, 1, 4, 1).expect("small");
             let page = pages.allocate().expect("free");
             append(&mut pages, &[page], 0, &[1.0, f32::NAN, 2.0, 3.0], &[0.0; 4]);
             let (keys, values) = widened(&pages, 0, page, 0);
             assert!(keys[PAGE].is_nan(), "{kind:?}");
-            assert_eq!(values[0], 0.0, "{kind:?}");
+            assert!(
+                if kind == KvType::Q16 { values[0].is_nan() } else { values[0] == 0.0 },
+                "{kind:?}"
+            );
         }
     }
 

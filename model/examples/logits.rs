@@ -1,6 +1,6 @@
 //! Logits of a model for given tokens, to compare with another program's.
 //!
-//!     cargo run --release -p homegrown-model --example logits -- MODEL TOKENS.json OUT.f32 [--keep] [f32|f16|bf16|q8]
+//!     cargo run --release -p homegrown-model --example logits -- MODEL TOKENS.json OUT.f32 [--keep] [f32|f16|bf16|q16|q8]
 //!
 //! TOKENS.json: a list of ids. OUT.f32: `[tokens, vocabulary]`, little-endian. Quantised weights are widened
 //! to f32 unless --keep is given; keys and values are f32 unless another type is.

@@ -169,10 +169,14 @@ impl Transformer {
         }
     }
 
-    /// What keys and values are stored as, if nobody says otherwise: halves if weights are, or less.
-    pub fn kv_type(&self) -> KvType {
-        let kept = self.parameters.iter().any(|p| p.value.strips().is_some());
-        if kept { KvType::F16 } else { KvType::F32 }
+    /// What keys and values are stored as, if nobody says otherwise: 16 bits if weights have no more, as integers, or, where
+    /// products have to be exact, as halves, which attention multiplies in f32.
+    pub fn kv_type(&self, exact: bool) -> KvType {
+        match self.parameters.iter().any(|p| p.value.strips().is_some()) {
+            true if exact => KvType::F16,
+            true => KvType::Q16,
+            false => KvType::F32,
+        }
     }
 
     fn attention_shape(&self, layer: usize) -> AttentionShape {

@@ -43,7 +43,7 @@ pub struct BenchInferArgs {
     /// Sequences at once (answers only).
     #[arg(long, value_delimiter = ',', default_value = "1", value_name = "N,N")]
     batch: Vec<usize>,
-    /// What keys and values are stored as: f32, f16, bf16, q8 [default: f16, or f32 if weights are].
+    /// What keys and values are stored as: f32, f16, bf16, q16, q8 [default: q16; f16 with --exact; f32 if weights are].
     #[arg(long, value_name = "TYPE")]
     kv: Option<KvType>,
     /// Times that each test is run; the median counts.
@@ -199,9 +199,11 @@ impl Bench<'_> {
     ) -> Result<Test, Failure> {
         let c = self.model.config();
         let each = (depth + n).div_ceil(PAGE);
-        let kv = match self.args.kv.unwrap_or_else(|| self.model.kv_type()) {
+        let exact = self.args.model.exact;
+        let kv = match self.args.kv.unwrap_or_else(|| self.model.kv_type(exact)) {
             // As a card stores them.
             KvType::F32 if self.cpu.card.is_some() => KvType::Bf16,
+            KvType::Q16 if self.cpu.card.is_some() => KvType::F16,
             kv => kv,
         };
         let mut pages =

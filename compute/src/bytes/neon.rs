@@ -113,6 +113,27 @@ unsafe impl<const DOT: bool> Bytes for Arm<DOT> {
         }
     }
     #[inline(always)]
+    unsafe fn store_shorts(p: *mut i16, v: Self::F) {
+        // SAFETY: see the impl.
+        unsafe {
+            let [a, b, c, d] = each!(v => vqmovn_s32(vcvtnq_s32_f32(v)));
+            vst1q_s16(p, vcombine_s16(a, b));
+            vst1q_s16(p.add(8), vcombine_s16(c, d));
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_shorts(acc: Self::B, a: Self::B, b: Self::B) -> Self::B {
+        // SAFETY: see the impl.
+        unsafe {
+            each!(acc, a, b => {
+                let (a, b) = (vreinterpretq_s16_u8(a), vreinterpretq_s16_u8(b));
+                let low = vmull_s16(vget_low_s16(a), vget_low_s16(b));
+                let sums = vpaddq_s32(low, vmull_high_s16(a, b));
+                vreinterpretq_u8_s32(vaddq_s32(vreinterpretq_s32_u8(acc), sums))
+            })
+        }
+    }
+    #[inline(always)]
     unsafe fn load_f16(p: *const u16) -> Self::F {
         // SAFETY: see the impl.
         unsafe {

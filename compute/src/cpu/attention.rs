@@ -11,6 +11,7 @@
 
 mod backward;
 mod band;
+mod codes;
 mod forward;
 #[cfg(test)]
 mod tests;

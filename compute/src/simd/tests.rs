@@ -101,6 +101,15 @@ unsafe fn operations<S: Bytes>(bytes: &[[u8; BYTES]; 2], out: &mut Vec<u32>) {
             // Bytes of the left operand that are the same signed and unsigned.
             all.push(S::dot(x, S::bits(w, 1, 127), x));
         }
+        let mut shorts = [[0i16; 2 * LANES]; 2];
+        for (shorts, bytes) in shorts.iter_mut().zip(bytes) {
+            let (low, high) = shorts.split_at_mut(LANES);
+            let v = S::mul(S::load_i8(bytes.as_ptr()), S::splat(255.5));
+            S::store_shorts(low.as_mut_ptr(), v);
+            S::store_shorts(high.as_mut_ptr(), S::splat(-12.5));
+        }
+        let [x, y] = shorts.map(|x| S::load_bytes(x.as_ptr().cast()));
+        all.extend([x, S::dot_shorts(S::splat_byte(1), x, y), S::dot_shorts(y, x, x)]);
         for v in all {
             let mut words = [0u32; LANES];
             S::store_bytes(words.as_mut_ptr().cast(), v);

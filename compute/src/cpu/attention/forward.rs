@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use super::band::{self, Band, Element, Pairs, Product, Start};
+use super::codes;
 use super::transpose::{halves, pad, pair_rows, transpose, transpose_pairs, unpad};
 use super::{AttentionShape, BLOCK, CachedSpan, Unit, cap_scores, check_spans};
 use super::{with_scratch, with_units};
@@ -15,7 +16,7 @@ use crate::Span;
 use crate::aligned::Aligned;
 use crate::bytes::Bytes;
 use crate::cpu::Cpu;
-use crate::kv::{KvPages, PageId, Stored, padded};
+use crate::kv::{Codes, KvPages, KvType, PageId, Stored, padded};
 use crate::math::exp_masked;
 use crate::simd::reduce::reduce;
 use crate::simd::{LANES, Simd};
@@ -277,7 +278,8 @@ impl State {
 /// Rows that the kernel goes through together, `(head of the group, position)` in this order.
 #[derive(Clone, Copy)]
 struct Lines {
-    /// Queries, scaled, `[lines, hdp]`; where products are in bf16, that is what they are.
+    /// Queries, scaled, `[lines, hdp]`; where products are in bf16, that is what they are, and where they are of codes,
+    /// what [`codes::queries`] writes.
     q: *const f32,
     /// After the keys of a segment so far.
     state: State,
@@ -341,6 +343,11 @@ impl Task<'_> {
         matches!(self.keys, Keys::Rows { bf16: true, .. })
     }
 
+    /// Whether products are of codes.
+    fn of_codes(&self) -> bool {
+        matches!(self.keys, Keys::Pages { pages, .. } if pages.kind() == KvType::Q16)
+    }
+
     /// Keys and values of block `b`; packed or widened into `lines`, if need be.
     #[inline(always)]
     unsafe fn block<S: Bytes>(&self, b: usize, last: usize, lines: &Lines) -> Stored {
@@ -370,9 +377,9 @@ impl Task<'_> {
                 let once = self.to - self.from == 1 && self.shape.group() <= band::rows::<S>();
                 match block.stored() {
                     Some(plain @ Stored::F32(..)) => return plain,
-                    Some(halves) if once => {
+                    Some(stored) if once || self.of_codes() => {
                         block.ask_far();
-                        return halves;
+                        return stored;
                     }
                     // SAFETY: the scratch holds a block of each.
                     _ => unsafe { block.widen::<S>(lines.k, lines.v) },
@@ -433,7 +440,9 @@ impl Task<'_> {
             unsafe {
                 let q = self.q.as_ptr().add((self.kv_head * s.group() + h) * hd);
                 let (stride, to, line) = (s.heads * hd, lines.q.cast_mut(), h * n * hdp);
-                if self.bf16() {
+                if self.of_codes() {
+                    codes::queries::<S>(q, stride, n, hd, s.scale, to.add(line));
+                } else if self.bf16() {
                     halves::<S>(q, stride, n, hd, s.scale, to.cast::<u16>().add(line));
                 } else {
                     pad::<S>(q, stride, n, hd, s.scale, to.add(line));
@@ -453,12 +462,12 @@ impl Task<'_> {
             lines.state.reset::<S>(self.lines(), padded(s.head_dim));
             for b in first..=last {
                 match self.block::<S>(b, last, lines) {
-                    Stored::F32(k, v) if self.bf16() => {
-                        self.tiles::<S, Pairs>(lines, b, (k.cast(), v.cast()))
-                    }
+                    Stored::F32(k, v) if self.bf16() => self
+                        .tiles::<S, (*const Pairs, *const Pairs)>(lines, b, (k.cast(), v.cast())),
                     Stored::F32(k, v) => self.tiles::<S, _>(lines, b, (k, v)),
                     Stored::F16(k, v) => self.tiles::<S, _>(lines, b, (k, v)),
                     Stored::Bf16(k, v) => self.tiles::<S, _>(lines, b, (k, v)),
+                    Stored::Q16(codes) => self.tiles::<S, _>(lines, b, codes),
                 }
             }
         }
@@ -466,12 +475,7 @@ impl Task<'_> {
 
     /// Block `b` for all lines.
     #[inline(always)]
-    unsafe fn tiles<S: Bytes, E: Element>(
-        &self,
-        lines: &Lines,
-        b: usize,
-        block: (*const E, *const E),
-    ) {
+    unsafe fn tiles<S: Bytes, B: Block>(&self, lines: &Lines, b: usize, block: B) {
         let s = self.shape;
         let (group, n) = (s.group(), self.to - self.from);
         // Rows of a head go together, or, if there is but one row, the heads of the group.
@@ -486,8 +490,16 @@ impl Task<'_> {
                 // Not over the end of a block, so that all rows see something of each.
                 let most = band::rows::<S>() - p % band::rows::<S>() * slope;
                 let rows = most.min(group * n / runs - i);
+                let start = (b * BLOCK) as isize;
+                let visible = Band {
+                    from: p as isize + 1 - s.reach() - start,
+                    to: p as isize + 1 - start,
+                    slope: slope as isize,
+                    depth: BLOCK,
+                };
+                let tile = Tile { shape: s, lines, line: run * n + i, rows, visible };
                 // SAFETY: `lines` holds group * n lines; the rest is the caller's promise.
-                unsafe { tile::<S, E>(s, lines, block, b, run * n + i, rows, p, slope) };
+                unsafe { block.pass::<S>(&tile) };
                 i += rows;
             }
         }
@@ -537,90 +549,186 @@ impl Task<'_> {
     }
 }
 
-/// Block `b` for a tile of lines, `line..line + rows`, of positions `p + r * slope`.
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-unsafe fn tile<S: Bytes, E: Element>(
-    s: &AttentionShape,
-    lines: &Lines,
-    (k, v): (*const E, *const E),
-    b: usize,
+/// Lines `line..line + rows`, and which keys of a block each sees.
+struct Tile<'a> {
+    shape: &'a AttentionShape,
+    lines: &'a Lines,
     line: usize,
     rows: usize,
-    p: usize,
-    slope: usize,
-) {
-    let hdp = padded(s.head_dim);
-    let start = (b * BLOCK) as isize;
-    let visible = Band {
-        from: p as isize + 1 - s.reach() - start,
-        to: p as isize + 1 - start,
-        slope: slope as isize,
-        depth: BLOCK,
-    };
-    let vectors = visible.row(rows - 1).end.div_ceil(LANES);
-    // SAFETY: lines and blocks hold what they say.
-    unsafe {
-        let words = if E::PAIRS { hdp / 2 } else { hdp };
-        let scores = Product {
-            a: lines.q.add(line * words),
-            a_row: words,
-            a_k: 1,
-            b: k,
-            b_row: BLOCK,
-            c: lines.p,
-            c_row: BLOCK,
-            vectors,
-            band: Band::all(s.head_dim).of::<E>(rows),
-            start: Start::Zero,
-        };
-        scores.run::<S>(rows);
-        let mut top = [S::splat(f32::NEG_INFINITY); LANES];
-        for (r, top) in top.iter_mut().enumerate().take(rows) {
-            let x = lines.p.add(r * BLOCK);
-            if let Some(cap) = s.cap {
-                cap_scores::<S>(x, vectors, cap);
-            }
-            mask::<S>(x, vectors, visible.row(r), f32::NEG_INFINITY);
-            for v in 0..vectors {
-                *top = S::max(S::load(x.add(v * LANES)), *top);
-            }
-        }
-        // Lane r for row r; NaN scores have not come through.
-        let before = S::load_n(lines.state.max.add(line), rows);
-        let max = S::max(before, reduce::<S, false>(top));
-        S::store_n(lines.state.max.add(line), max, rows);
-        let mut rescale = [0.0f32; LANES];
-        S::store(rescale.as_mut_ptr(), exp_masked::<S>(S::sub(before, max)));
-        for (r, rescale) in rescale.iter().enumerate().take(rows) {
-            let x = lines.p.add(r * BLOCK);
-            let sum = lines.state.sum.add((line + r) * LANES);
-            let max = S::splat(*lines.state.max.add(line + r));
-            let mut total = S::mul(S::load(sum), S::splat(*rescale));
-            for v in 0..vectors {
-                let weight = exp_masked::<S>(S::sub(S::load(x.add(v * LANES)), max));
-                if E::PAIRS {
-                    S::store_bf16(x.cast::<u16>().add(v * LANES), weight);
-                } else {
-                    S::store(x.add(v * LANES), weight);
+    visible: Band,
+}
+
+/// A block of keys and values that lines pass by.
+trait Block: Copy {
+    /// Brings the states of a tile's lines to what they are after this block.
+    ///
+    /// # Safety
+    /// Lines and blocks hold what they say; as for [`Bytes`].
+    unsafe fn pass<S: Bytes>(self, tile: &Tile<'_>);
+}
+
+impl Tile<'_> {
+    /// Vectors of scores.
+    #[inline(always)]
+    fn vectors(&self) -> usize {
+        self.visible.row(self.rows - 1).end.div_ceil(LANES)
+    }
+
+    /// Caps and masks the scores, brings the lines' largest ones up to date, and gives what sums up to here are
+    /// multiplied by.
+    #[inline(always)]
+    unsafe fn rescale<S: Simd>(&self) -> [f32; LANES] {
+        let (vectors, scores) = (self.vectors(), self.lines.p);
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut top = [S::splat(f32::NEG_INFINITY); LANES];
+            for (r, top) in top.iter_mut().enumerate().take(self.rows) {
+                let x = scores.add(r * BLOCK);
+                if let Some(cap) = self.shape.cap {
+                    cap_scores::<S>(x, vectors, cap);
                 }
-                total = S::add(total, weight);
+                mask::<S>(x, vectors, self.visible.row(r), f32::NEG_INFINITY);
+                for v in 0..vectors {
+                    *top = S::max(S::load(x.add(v * LANES)), *top);
+                }
             }
-            S::store(sum, total);
+            // Lane r for row r; NaN scores have not come through.
+            let largest = self.lines.state.max.add(self.line);
+            let before = S::load_n(largest, self.rows);
+            let max = S::max(before, reduce::<S, false>(top));
+            S::store_n(largest, max, self.rows);
+            let mut rescale = [0.0f32; LANES];
+            S::store(rescale.as_mut_ptr(), exp_masked::<S>(S::sub(before, max)));
+            rescale
         }
-        let values = Product {
-            a: lines.p,
-            a_row: BLOCK,
-            a_k: 1,
-            b: v,
-            b_row: hdp,
-            c: lines.state.acc.add(line * hdp),
-            c_row: hdp,
-            vectors: hdp / LANES,
-            band: visible.of::<E>(rows),
-            start: Start::Scaled(rescale.as_ptr()),
-        };
-        values.run::<S>(rows);
+    }
+}
+
+impl<E: Element> Block for (*const E, *const E) {
+    #[inline(always)]
+    unsafe fn pass<S: Bytes>(self, tile: &Tile<'_>) {
+        let Tile { shape: s, lines, line, rows, visible } = *tile;
+        let (hdp, vectors) = (padded(s.head_dim), tile.vectors());
+        // SAFETY: the caller's promise.
+        unsafe {
+            let words = if E::PAIRS { hdp / 2 } else { hdp };
+            let scores = Product {
+                a: lines.q.add(line * words),
+                a_row: words,
+                a_k: 1,
+                b: self.0,
+                b_row: BLOCK,
+                c: lines.p,
+                c_row: BLOCK,
+                vectors,
+                band: Band::all(s.head_dim).of::<E>(rows),
+                start: Start::Zero,
+            };
+            scores.run::<S>(rows);
+            let rescale = tile.rescale::<S>();
+            for (r, rescale) in rescale.iter().enumerate().take(rows) {
+                let x = lines.p.add(r * BLOCK);
+                let sum = lines.state.sum.add((line + r) * LANES);
+                let max = S::splat(*lines.state.max.add(line + r));
+                let mut total = S::mul(S::load(sum), S::splat(*rescale));
+                for v in 0..vectors {
+                    let weight = exp_masked::<S>(S::sub(S::load(x.add(v * LANES)), max));
+                    if E::PAIRS {
+                        S::store_bf16(x.cast::<u16>().add(v * LANES), weight);
+                    } else {
+                        S::store(x.add(v * LANES), weight);
+                    }
+                    total = S::add(total, weight);
+                }
+                S::store(sum, total);
+            }
+            let values = Product {
+                a: lines.p,
+                a_row: BLOCK,
+                a_k: 1,
+                b: self.1,
+                b_row: hdp,
+                c: lines.state.acc.add(line * hdp),
+                c_row: hdp,
+                vectors: hdp / LANES,
+                band: visible.of::<E>(rows),
+                start: Start::Scaled(rescale.as_ptr()),
+            };
+            values.run::<S>(rows);
+        }
+    }
+}
+
+/// Products of codes: scales of keys and queries are multiplied into scores, scales of values into weights, which are
+/// rounded after that, each line's by the largest of the block.
+impl Block for Codes {
+    #[inline(always)]
+    unsafe fn pass<S: Bytes>(self, tile: &Tile<'_>) {
+        let Tile { shape: s, lines, line, rows, visible } = *tile;
+        let (hdp, vectors) = (padded(s.head_dim), tile.vectors());
+        // SAFETY: the caller's promise.
+        unsafe {
+            let queries = lines.q.add(line * hdp);
+            let to = codes::Scores { to: lines.p, queries, hdp, scales: self.key_scales };
+            let scores = codes::Product {
+                a: queries.cast(),
+                a_row: hdp,
+                b: self.keys,
+                b_row: BLOCK,
+                words: 0..s.head_dim.div_ceil(2),
+                vectors,
+                to,
+            };
+            scores.run::<S>(rows);
+            let rescale = tile.rescale::<S>();
+            let mut largest = [S::splat(0.0); LANES];
+            for (r, largest) in largest.iter_mut().enumerate().take(rows) {
+                let x = lines.p.add(r * BLOCK);
+                let sum = lines.state.sum.add((line + r) * LANES);
+                let max = S::splat(*lines.state.max.add(line + r));
+                let mut total = S::mul(S::load(sum), S::splat(rescale[r]));
+                for v in 0..vectors {
+                    let weight = exp_masked::<S>(S::sub(S::load(x.add(v * LANES)), max));
+                    total = S::add(total, weight);
+                    let scales = S::load(self.value_scales.add(v * LANES));
+                    S::store(x.add(v * LANES), S::mul(weight, scales));
+                }
+                // Scales of what is hidden may be anything; of what is seen and no number the sum tells.
+                mask::<S>(x, vectors, visible.row(r), 0.0);
+                for v in 0..vectors {
+                    let weight = S::load(x.add(v * LANES));
+                    *largest = S::max(weight, *largest);
+                    total = S::fma(weight, S::splat(0.0), total);
+                }
+                S::store(sum, total);
+            }
+            let (mut inverse, mut factors) = ([0.0f32; LANES], [0.0f32; LANES]);
+            codes::scale::<S>(
+                reduce::<S, false>(largest),
+                codes::WEIGHT,
+                &mut inverse,
+                &mut factors,
+            );
+            for (r, inverse) in inverse.iter().enumerate().take(rows) {
+                let x = lines.p.add(r * BLOCK);
+                for v in 0..vectors {
+                    let weight = S::mul(S::load(x.add(v * LANES)), S::splat(*inverse));
+                    S::store_shorts(x.cast::<i16>().add(v * LANES), weight);
+                }
+            }
+            let seen = visible.of::<Pairs>(rows);
+            let to = codes::Sums { to: lines.state.acc.add(line * hdp), hdp, rescale, factors };
+            let values = codes::Product {
+                a: lines.p.cast_const().cast(),
+                a_row: BLOCK,
+                b: self.values,
+                b_row: hdp,
+                words: seen.row(0),
+                vectors: hdp / LANES,
+                to,
+            };
+            values.run::<S>(rows);
+        }
     }
 }
 

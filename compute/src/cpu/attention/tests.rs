@@ -320,8 +320,15 @@ fn rounded(x: &[f32], head_dim: usize, kind: KvType) -> Vec<f32> {
         KvType::F32 => x.to_vec(),
         KvType::F16 => x.iter().map(|x| half::f16::from_f32(*x).to_f32()).collect(),
         KvType::Bf16 => x.iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect(),
+        KvType::Q16 => x.chunks(head_dim).flat_map(|head| coded(head, 4095.0)).collect(),
         KvType::Q8 => x.chunks(head_dim).flat_map(eighths).collect(),
     }
+}
+
+/// A head, rounded to integers up to `most`.
+fn coded(head: &[f32], most: f32) -> Vec<f32> {
+    let largest = head.iter().fold(0f32, |most, x| most.max(x.abs()));
+    head.iter().map(|x| (x * (most / largest)).round_ties_even() * (largest / most)).collect()
 }
 
 #[test]
@@ -337,6 +344,70 @@ fn a_cache_of_fewer_bits_is_attention_over_rounded_keys() {
                     let cpu = Cpu::with(threads, isa);
                     same_bits(&in_steps(&c, &cpu, &pages, &sequences, step), &whole);
                 }
+            }
+        }
+    }
+}
+
+/// Rows of a case by 16-bit codes; the same bits on every instruction set, by any steps and threads.
+fn by_codes(c: &Case) -> Vec<f32> {
+    let (pages, sequences) = filled(c, 1, KvType::Q16);
+    let first = in_steps(c, &Cpu::with(1, Isa::Portable), &pages, &sequences, 1000);
+    for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
+        for (threads, step) in [(1, 1), (3, 1), (2, 7), (1, 64), (2, 100), (2, 1000)] {
+            let got = in_steps(c, &Cpu::with(threads, isa), &pages, &sequences, step);
+            same_bits(&got, &first);
+        }
+    }
+    first
+}
+
+#[test]
+fn a_cache_of_codes_is_attention_over_rounded_operands() {
+    for c in cases() {
+        let hd = c.s.head_dim;
+        let most = (f64::from(u32::MAX / 2) / 4095.0 / hd as f64).floor().min(8191.0) as f32;
+        let q = c.q.chunks(hd).flat_map(|head| coded(head, most)).collect();
+        let (k, v) = (rounded(&c.k, hd, KvType::Q16), rounded(&c.v, hd, KvType::Q16));
+        let whole = Case { q, k, v, spans: c.spans.clone(), dout: vec![], ..c };
+        // What is left is the rounding of weights.
+        close("out", &by_codes(&c), &plain(&whole, &wide(&whole)).0, 1e-3);
+    }
+}
+
+#[test]
+fn the_largest_codes_have_room() {
+    for hd in [16, 64, 256] {
+        let mut c = case(shape(2, 1, hd, None), &[64, 70]);
+        for (i, x) in c.q.iter_mut().enumerate() {
+            *x = if i / hd % 3 == 0 { -1.0 } else { 0.01 };
+        }
+        for (i, x) in c.k.iter_mut().enumerate() {
+            *x = if i / hd % 5 == 0 { 0.5 } else { -0.5 };
+        }
+        c.v.fill(1.0);
+        close("out", &by_codes(&c), &plain(&c, &wide(&c)).0, 1e-4);
+    }
+}
+
+#[test]
+fn codes_of_what_is_hidden_may_be_anything_and_what_is_seen_and_no_number_shows() {
+    let good = case(shape(4, 2, 24, None), &[30, 190]);
+    let (w, kw) = good.s.widths();
+    let (want, bad) = (by_codes(&good), good.spans[1].start + 130);
+    for broken in [f32::NAN, f32::INFINITY] {
+        for values in [false, true] {
+            let mut c = case(good.s, &[30, 190]);
+            let side = if values { &mut c.v } else { &mut c.k };
+            side[bad * kw] = broken;
+            let got = {
+                let (pages, sequences) = filled(&c, 1, KvType::Q16);
+                in_steps(&c, &Cpu::new(2), &pages, &sequences, 50)
+            };
+            same_bits(&got[..bad * w], &want[..bad * w]);
+            // Those of the other key head don't see it.
+            for (i, x) in got.iter().enumerate().skip(bad * w) {
+                assert_eq!(x.is_nan(), i % w < w / 2, "element {i}: {x}");
             }
         }
     }
