@@ -676,8 +676,9 @@ mod tests {
         let (mut k, mut v) = (vec![0.0; hd * PAGE], vec![0.0; PAGE * padded(hd)]);
         let block = pages.block(layer, page, head, Some(page));
         if let Some(Stored::Q16(codes)) = block.stored() {
-            // SAFETY: a block of codes, and a scale for each key and value.
+            // SAFETY: a block of codes.
             let code = |p: *const u8, at: usize| unsafe { *p.cast::<i16>().add(at) };
+            // SAFETY: a scale for each key and value.
             let scale = |p: *const f32, slot: usize| unsafe { *p.add(slot) };
             for (at, k) in k.iter_mut().enumerate() {
                 let (d, slot) = (at / PAGE, at % PAGE);
