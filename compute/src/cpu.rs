@@ -8,6 +8,7 @@ pub mod gated;
 pub mod heads;
 pub mod layer_norm;
 pub mod matmul;
+mod next;
 pub mod norm;
 pub mod peak;
 pub mod quantised;

@@ -8,10 +8,13 @@
 #![allow(unsafe_code)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use crate::simd::{Cache, prefetch};
 
 /// How long an idle worker watches for the next job before it sleeps.
 const SPIN: Duration = Duration::from_micros(60);
@@ -37,6 +40,22 @@ struct Shared {
     sleep: Mutex<()>,
     wake: Condvar,
     stop: AtomicBool,
+    /// What the next job will read, as far as that is known: where it begins, and its bytes.
+    ahead: [AtomicUsize; 2],
+}
+
+/// Bytes of its share of what comes next that a waiting worker asks for: its second cache has room for them.
+const AHEAD: usize = 256 << 10;
+/// Bytes that it asks for at a time, and of a cache line.
+const ASK: usize = 256;
+const LINE: usize = 64;
+
+/// How far a worker is with asking.
+#[derive(Default)]
+struct Asked {
+    /// For what begins here.
+    of: usize,
+    bytes: usize,
 }
 
 /// How many tasks of a thread's share are claimed, on a cache line of its own.
@@ -64,6 +83,7 @@ impl Pool {
             sleep: Mutex::new(()),
             wake: Condvar::new(),
             stop: AtomicBool::new(false),
+            ahead: Default::default(),
         });
         let workers = (1..threads)
             .map(|me| {
@@ -128,6 +148,13 @@ impl Pool {
         }
     }
 
+    /// Tells what a later job will read, each thread its share: workers that wait ask memory for it. A hint: it need not be
+    /// there any more.
+    pub fn will_read(&self, start: *const u8, len: usize) {
+        self.shared.ahead[1].store(len, Relaxed);
+        self.shared.ahead[0].store(start.addr(), Relaxed);
+    }
+
     /// Runs `task(i, range)` over `0..len` cut into at most `threads * 4` ranges whose lengths are
     /// multiples of `grain`.
     pub fn split(&self, len: usize, grain: usize, task: impl Fn(std::ops::Range<usize>) + Sync) {
@@ -164,11 +191,28 @@ impl Shared {
         }
     }
 
+    /// What worker `me` does while it waits: some lines of its share of what comes next are asked for, if any are left.
+    fn ask(&self, me: usize, asked: &mut Asked) {
+        let (start, len) = (self.ahead[0].load(Relaxed), self.ahead[1].load(Relaxed));
+        if asked.of != start {
+            *asked = Asked { of: start, bytes: 0 };
+        }
+        let share = len / self.shares.len();
+        if asked.bytes >= share.min(AHEAD) {
+            return std::hint::spin_loop();
+        }
+        let from = start.wrapping_add(share * me + asked.bytes);
+        for line in (from..from.wrapping_add(ASK)).step_by(LINE) {
+            prefetch(std::ptr::without_provenance(line), Cache::Second);
+        }
+        asked.bytes += ASK;
+    }
+
     /// The life of worker `me`.
     fn work(&self, me: usize) {
         let mut seen = 0;
         loop {
-            let Some(state) = self.wait_for_job(seen) else { return };
+            let Some(state) = self.wait_for_job(me, seen) else { return };
             seen = state;
             self.inside.fetch_add(1, SeqCst);
             if self.state.load(SeqCst) == state {
@@ -184,11 +228,12 @@ impl Shared {
     }
 
     /// The state of an open job other than `seen`; `None` to stop.
-    fn wait_for_job(&self, seen: u64) -> Option<u64> {
+    fn wait_for_job(&self, me: usize, seen: u64) -> Option<u64> {
         let open = || {
             let state = self.state.load(SeqCst);
             (state % 2 == 1 && state != seen).then_some(state)
         };
+        let mut asked = Asked::default();
         loop {
             let start = Instant::now();
             while start.elapsed() < SPIN {
@@ -196,7 +241,7 @@ impl Shared {
                     if let Some(state) = open() {
                         return Some(state);
                     }
-                    std::hint::spin_loop();
+                    self.ask(me, &mut asked);
                 }
                 if self.stop.load(SeqCst) {
                     return None;

@@ -5,8 +5,8 @@
 use super::Rows;
 use crate::blocks::BlockType;
 use crate::bytes::Bytes;
-use crate::cpu::Cpu;
 use crate::cpu::rows::Parts;
+use crate::cpu::{Cpu, next};
 use crate::simd::LANES;
 use crate::strips::Strips;
 
@@ -25,6 +25,7 @@ pub(super) fn product(cpu: &Cpu, rows: usize, a: Rows<'_>, w: &Strips, c: &mut [
     let groups = n.div_ceil(STRIPS * LANES);
     let tasks = (n * k / TASK).clamp(1, cpu.pool.threads() * 4).min(groups);
     let c = Parts::new(c);
+    next::announce(cpu, w);
     cpu.pool.run(tasks, |task| {
         // SAFETY: tasks write disjoint columns of c, inside of it.
         let c = unsafe { c.part(0..0).as_mut_ptr() };

@@ -5,8 +5,8 @@
 use super::Layout;
 use crate::Isa;
 use crate::bytes::{BYTES, Bytes};
-use crate::cpu::Cpu;
 use crate::cpu::rows::Parts;
+use crate::cpu::{Cpu, next};
 use crate::simd::{Cache, LANES, prefetch};
 use crate::strips::{STEPS, Sink, Strips, dots, ready, start};
 
@@ -34,6 +34,7 @@ pub(super) fn product(
     let rows = c.len() / n.max(1);
     let tasks = (n * k / TASK).clamp(1, cpu.pool.threads() * 4).min(strips);
     let c = Parts::new(c);
+    next::announce(cpu, w);
     cpu.pool.run(tasks, |task| {
         // SAFETY: tasks write disjoint columns of c, inside of it.
         let c = unsafe { c.part(0..0).as_mut_ptr() };
