@@ -32,8 +32,9 @@ pub enum KvType {
     F16,
     /// The upper half of an f32.
     Bf16,
-    /// Integers of 13 bits in 16, a head to a scale (f32): about as exact as [`KvType::F16`]. Attention multiplies
-    /// them by queries and weights that are rounded to such integers, and its sums are exact.
+    /// Integers of 13 bits in 16, a head to a scale (f32). Attention multiplies them by queries and weights that are
+    /// rounded to integers too (queries of heads over 64 elements to fewer bits), and its sums are exact. Less exact
+    /// than [`KvType::F16`], more than products in bf16.
     Q16,
     /// Eight bits, 32 elements of a head to a scale (f32).
     Q8,

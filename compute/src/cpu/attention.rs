@@ -6,7 +6,8 @@
 //! the visible keys of a segment of eight blocks, and segments are added in order. So a row's bits depend on its query and the keys it sees, and on nothing else:
 //! not on its neighbours, on threads, or on whether the keys came from this batch or from a cache. Passes for
 //! gradients may have their products in bf16 ([`band::Pairs`]): a step of a chain is a pair then, hidden keys
-//! weigh 0, and the bits are the CPU's own.
+//! weigh 0, and the bits are the CPU's own. Keys and values that are codes are multiplied in integers ([`codes`]), whose
+//! sums are exact in any order.
 #![allow(unsafe_code)]
 
 mod backward;
