@@ -4,8 +4,12 @@
 //! because a task's outputs depend on its number alone. Each thread begins with its own share of the
 //! numbers, the same in every job: rows that it wrote in the last one are still in its cache. Then
 //! it helps with the others'. Numbers are claimed one at a time, so a thread that the system took
-//! away delays only the task it holds.
+//! away delays only the task it holds. Where other processes want the same cores, workers go before they are
+//! taken ([`turn`]), and don't queue behind their caller ([`apart`]).
 #![allow(unsafe_code)]
+
+mod apart;
+mod turn;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
@@ -14,6 +18,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use self::apart::Apart;
+use self::turn::Turn;
 use crate::simd::{Cache, prefetch};
 
 /// How long an idle worker watches for the next job before it sleeps.
@@ -37,6 +43,8 @@ struct Shared {
     /// Workers that may be looking at the job.
     inside: AtomicUsize,
     sleepers: AtomicUsize,
+    /// The core of who woke them last.
+    waker: AtomicUsize,
     sleep: Mutex<()>,
     wake: Condvar,
     stop: AtomicBool,
@@ -80,6 +88,7 @@ impl Pool {
             shares: (0..threads.max(1)).map(|_| Share::default()).collect(),
             inside: AtomicUsize::new(0),
             sleepers: AtomicUsize::new(0),
+            waker: AtomicUsize::new(0),
             sleep: Mutex::new(()),
             wake: Condvar::new(),
             stop: AtomicBool::new(false),
@@ -128,10 +137,11 @@ impl Pool {
         s.shares.iter().for_each(|share| share.0.store(0, SeqCst));
         s.state.fetch_add(1, SeqCst); // open
         if s.sleepers.load(SeqCst) > 0 {
+            s.waker.store(apart::core(), SeqCst);
             drop(s.sleep.lock().unwrap_or_else(|e| e.into_inner()));
             s.wake.notify_all();
         }
-        s.claim(0, tasks, guarded);
+        s.claim(0, tasks, guarded, || false);
         s.state.fetch_add(1, SeqCst); // closed
         let mut spins = 0u32;
         while s.inside.load(SeqCst) > 0 {
@@ -176,12 +186,22 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    /// Runs what nobody has claimed, thread `me`'s share first.
-    fn claim(&self, me: usize, tasks: usize, task: impl Fn(usize)) {
+    /// Runs what nobody has claimed, thread `me`'s share first. Asks before each task whether to leave the rest to others;
+    /// gives whether it did.
+    fn claim(
+        &self,
+        me: usize,
+        tasks: usize,
+        task: impl Fn(usize),
+        mut leave: impl FnMut() -> bool,
+    ) -> bool {
         let threads = self.shares.len();
         for share in (me..threads).chain(0..me) {
             let end = (share + 1) * tasks / threads;
             loop {
+                if leave() {
+                    return true;
+                }
                 let i = share * tasks / threads + self.shares[share].0.fetch_add(1, SeqCst);
                 if i >= end {
                     break;
@@ -189,6 +209,7 @@ impl Shared {
                 task(i);
             }
         }
+        false
     }
 
     /// What worker `me` does while it waits: some lines of its share of what comes next are asked for, if any are left.
@@ -211,24 +232,31 @@ impl Shared {
     /// The life of worker `me`.
     fn work(&self, me: usize) {
         let mut seen = 0;
+        let mut turn = Turn::new();
+        let apart = Apart::new(self.shares.len());
         loop {
-            let Some(state) = self.wait_for_job(me, seen) else { return };
+            let Some(state) = self.wait_for_job(me, seen, &mut turn, &apart) else { return };
             seen = state;
+            let mut left = false;
             self.inside.fetch_add(1, SeqCst);
             if self.state.load(SeqCst) == state {
                 let job = *self.job.lock().unwrap_or_else(|e| e.into_inner());
                 if let Some(job) = job {
                     // SAFETY: the job was open after we were counted inside, so its closure
                     // lives until we leave.
-                    self.claim(me, job.tasks, |i| unsafe { (*job.task)(i) });
+                    left = self.claim(me, job.tasks, |i| unsafe { (*job.task)(i) }, || turn.over());
                 }
             }
             self.inside.fetch_sub(1, SeqCst);
+            if left {
+                turn.give_up();
+                seen = 0; // back to the same job, if it is still open
+            }
         }
     }
 
     /// The state of an open job other than `seen`; `None` to stop.
-    fn wait_for_job(&self, me: usize, seen: u64) -> Option<u64> {
+    fn wait_for_job(&self, me: usize, seen: u64, turn: &mut Turn, apart: &Apart) -> Option<u64> {
         let open = || {
             let state = self.state.load(SeqCst);
             (state % 2 == 1 && state != seen).then_some(state)
@@ -237,6 +265,7 @@ impl Shared {
         loop {
             let start = Instant::now();
             while start.elapsed() < SPIN {
+                turn.over();
                 for _ in 0..64 {
                     if let Some(state) = open() {
                         return Some(state);
@@ -253,6 +282,8 @@ impl Shared {
                 lock = self.wake.wait(lock).unwrap_or_else(|e| e.into_inner());
             }
             self.sleepers.fetch_sub(1, SeqCst);
+            drop(lock);
+            apart.from(self.waker.load(SeqCst));
         }
     }
 }
@@ -275,6 +306,25 @@ mod tests {
                 assert!(counts.iter().all(|c| c.load(SeqCst) == 3));
             }
         }
+    }
+
+    #[test]
+    fn workers_that_leave_a_job_come_back() {
+        let (pool, tasks) = (Pool::new(3), 30);
+        let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+        let done = AtomicUsize::new(0);
+        pool.run(tasks, |i| {
+            // Whoever has the first leaves the rest to the others, whose tasks look like having been taken away: turns of two.
+            let start = Instant::now();
+            while i == 0 && done.load(SeqCst) < tasks - 1 {
+                assert!(start.elapsed() < Duration::from_secs(20), "{done:?} tasks done");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            std::thread::sleep(Duration::from_micros(1500));
+            counts[i].fetch_add(1, SeqCst);
+            done.fetch_add(1, SeqCst);
+        });
+        assert!(counts.iter().all(|c| c.load(SeqCst) == 1));
     }
 
     #[test]
