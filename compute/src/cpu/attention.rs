@@ -16,6 +16,7 @@ mod codes;
 mod forward;
 #[cfg(test)]
 mod tests;
+mod tiles;
 mod transpose;
 
 use std::cell::{Cell, RefCell};

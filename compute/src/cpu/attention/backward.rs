@@ -3,6 +3,7 @@
 
 use super::band::{self, Band, Element, Pairs, Product, Start};
 use super::forward::mask;
+use super::tiles::Tiles;
 use super::transpose::{halves, pad, pair_rows, transpose, transpose_pairs, unpad};
 use super::{AttentionShape, BLOCK, cap_scores, check_spans, with_scratch, with_units};
 use crate::Span;

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
+use super::tiles::Tiles;
 use crate::bytes::Bytes;
 use crate::simd::{LANES, Simd};
 
@@ -134,66 +135,21 @@ pub(super) const fn rows<S: Simd>() -> usize {
     if S::TILE_VECTORS > 1 { 8 } else { 4 }
 }
 
-impl<E: Element> Product<E> {
-    /// Computes `rows` rows.
-    ///
-    /// # Safety
-    /// The pointers hold what the fields say; as for [`Simd`].
+impl<E: Element> Tiles for Product<E> {
     #[inline(always)]
-    pub(super) unsafe fn run<S: Bytes>(&self, rows: usize) {
-        debug_assert!(E::SLOPES || self.band.slope == 0);
-        let mut r = 0;
-        // SAFETY: the caller's promise; stripes are within the rows.
-        unsafe {
-            while r < rows {
-                let left = rows - r;
-                if S::TILE_VECTORS > 1 && left >= 8 && self.regular(r, 8) {
-                    self.stripe::<S, 8>(r);
-                    r += 8;
-                } else if left >= 4 && self.regular(r, 4) {
-                    self.stripe::<S, 4>(r);
-                    r += 4;
-                } else if S::TILE_VECTORS > 1 && left == 3 && self.regular(r, 3) {
-                    // Three query heads to a key head are common.
-                    self.stripe::<S, 3>(r);
-                    r += 3;
-                } else if left >= 2 && self.regular(r, 2) {
-                    self.stripe::<S, 2>(r);
-                    r += 2;
-                } else {
-                    self.stripe::<S, 1>(r);
-                    r += 1;
-                }
-            }
-        }
+    fn vectors(&self) -> usize {
+        self.vectors
     }
 
     /// Whether the rows share some k, and each begins and ends where the one before it does, or
-    /// one later: what [`Product::tile`] can do.
+    /// one later: what [`Tiles::tile`] can do.
     #[inline(always)]
-    fn regular(&self, row: usize, rows: usize) -> bool {
+    fn together(&self, row: usize, rows: usize) -> bool {
+        debug_assert!(E::SLOPES || self.band.slope == 0);
         let (first, last) = (self.band.row(row), self.band.row(row + rows - 1));
         let even = |steps: usize| steps == 0 || steps == rows - 1;
         let shared = last.start < first.end || self.band.slope == 0;
         shared && even(last.start - first.start) && even(last.end - first.end)
-    }
-
-    #[inline(always)]
-    unsafe fn stripe<S: Bytes, const R: usize>(&self, row: usize) {
-        let mut v = 0;
-        // SAFETY: the caller's promise.
-        unsafe {
-            if S::TILE_VECTORS > 1 {
-                while v + 2 <= self.vectors {
-                    self.tile::<S, R, 2>(row, v);
-                    v += 2;
-                }
-            }
-            while v < self.vectors {
-                self.tile::<S, R, 1>(row, v);
-                v += 1;
-            }
-        }
     }
 
     /// A tile whose accumulators stay in registers: a triangle where rows begin one after the
@@ -252,7 +208,9 @@ impl<E: Element> Product<E> {
             }
         }
     }
+}
 
+impl<E: Element> Product<E> {
     /// One k for some of the rows of a tile.
     #[inline(always)]
     unsafe fn step<S: Bytes, const R: usize, const V: usize>(

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::tiles::Tiles;
 use crate::bytes::Bytes;
 use crate::kv::{CODE, PAGE};
 use crate::simd::{LANES, Simd, at};
@@ -134,47 +135,15 @@ pub(super) struct Product<T: Finish> {
     pub(super) to: T,
 }
 
-impl<T: Finish> Product<T> {
-    /// Computes `rows` rows.
-    ///
-    /// # Safety
-    /// The pointers hold what the fields say; as for [`Bytes`].
+impl<T: Finish> Tiles for Product<T> {
     #[inline(always)]
-    pub(super) unsafe fn run<S: Bytes>(&self, rows: usize) {
-        let mut r = 0;
-        // SAFETY: the caller's promise; stripes are within the rows.
-        unsafe {
-            while r < rows {
-                r += match rows - r {
-                    8.. if const { S::TILE_VECTORS > 1 } => self.stripe::<S, 8>(r),
-                    4.. => self.stripe::<S, 4>(r),
-                    // Three query heads to a key head are common.
-                    3 => self.stripe::<S, 3>(r),
-                    2 => self.stripe::<S, 2>(r),
-                    _ => self.stripe::<S, 1>(r),
-                };
-            }
-        }
+    fn vectors(&self) -> usize {
+        self.vectors
     }
 
-    /// `R` rows from `row` on; gives `R`.
     #[inline(always)]
-    unsafe fn stripe<S: Bytes, const R: usize>(&self, row: usize) -> usize {
-        let mut v = 0;
-        // SAFETY: the caller's promise.
-        unsafe {
-            if S::TILE_VECTORS > 1 {
-                while v + 2 <= self.vectors {
-                    self.tile::<S, R, 2>(row, v);
-                    v += 2;
-                }
-            }
-            while v < self.vectors {
-                self.tile::<S, R, 1>(row, v);
-                v += 1;
-            }
-        }
-        R
+    fn together(&self, _: usize, _: usize) -> bool {
+        true
     }
 
     /// A tile whose sums stay in registers.

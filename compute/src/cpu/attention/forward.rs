@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use super::band::{self, Band, Element, Pairs, Product, Start};
 use super::codes;
+use super::tiles::Tiles;
 use super::transpose::{halves, pad, pair_rows, transpose, transpose_pairs, unpad};
 use super::{AttentionShape, BLOCK, CachedSpan, Unit, cap_scores, check_spans};
 use super::{with_scratch, with_units};
