@@ -23,8 +23,8 @@ use crate::strips::{Strips, widen};
 use pack::{Cut, Line, Operand, pack, pack_block, words};
 use tile::Tile;
 
-/// Steps of a block: each passes over the outputs once, and 512 steps of a strip are 64 KiB or 32.
-const BLOCK: usize = 512;
+/// Steps of a block: each passes over the outputs once, and 1,024 steps of a strip are 128 KiB or 64.
+const BLOCK: usize = 1024;
 /// Multiply-adds of a task at least (some microseconds), so that a small product is not split.
 const TASK: usize = 1 << 17;
 
@@ -33,6 +33,9 @@ const PASSING: usize = 3 << 10;
 
 /// Lines of the panels that a task packs at a time: 1 MiB.
 const PACKED: usize = 16 << 10;
+
+/// The same if it packs only those: 256 KiB, which stay in the second cache beside the rows that pass by.
+const STAYING: usize = 4 << 10;
 
 /// Lines of the rows that a task packs once for all panels: 4 MiB.
 const KEPT: usize = 64 << 10;
@@ -467,11 +470,11 @@ unsafe fn multiply_area<S: Bytes, const PAIRS: bool>(f: &Factors<'_>, area: &Are
         let start = block * cells / blocks * cell;
         let steps = f.steps.min((block + 1) * cells / blocks * cell) - start;
         let k = start * unit..f.k.min((start + steps) * unit);
-        let packed = match (&f.a, &f.b) {
-            // Nothing has to be packed anew for the next panel.
-            (Factor::InPlace(_), Factor::Strips(_)) => 1,
-            _ => (PACKED / (steps.max(1) * S::TILE_VECTORS)).max(1),
+        let lines = match (&f.a, &f.b) {
+            (Factor::InPlace(_), Factor::Strips(_)) => STAYING,
+            _ => PACKED,
         };
+        let packed = (lines / (steps.max(1) * S::TILE_VECTORS)).max(1);
         let passing = (PASSING * LANES / (steps.max(1) * width)).max(1);
         let kept = match f.a {
             // Packed rows have passed by all panels at once.

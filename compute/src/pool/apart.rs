@@ -46,3 +46,34 @@ impl Apart {
         }
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    fn allowed() -> CpuSet {
+        sched_getaffinity(None).expect("the thread's own")
+    }
+
+    #[test]
+    fn a_worker_on_the_core_goes_elsewhere_and_may_be_anywhere_else() {
+        let given = allowed();
+        let moved = std::thread::spawn(move || {
+            let cores = given.count() as usize;
+            Apart::new(cores + 1).from(core()); // more threads than cores: they have to share
+            assert!(allowed() == given);
+            if cores == 1 || sched_setaffinity(None, &given).is_err() {
+                return; // nowhere to go, or the system refuses
+            }
+            let apart = Apart::new(2);
+            // Again if it was moved in between.
+            for _ in 0..10 {
+                apart.from(core());
+            }
+            let left = allowed();
+            assert_eq!(left.count(), given.count() - 1);
+            assert!(left.is_set(core()));
+        });
+        moved.join().expect("no assertion failed");
+    }
+}

@@ -15,8 +15,9 @@ pub(super) fn rows(isa: Isa) -> usize {
     if isa == Isa::Avx512Bf16 { 8 } else { 4 }
 }
 
-/// Bytes between what is asked for and what is computed: some hundred nanoseconds' worth.
-const AHEAD: usize = 4096;
+/// Bytes between what is asked for and what is computed: some hundred nanoseconds' worth. More than two cells of any type, as
+/// groups of a large one read it out of order.
+const AHEAD: usize = 8192;
 /// Weights of a task at least.
 const TASK: usize = 1 << 16;
 
