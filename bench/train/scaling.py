@@ -1,23 +1,25 @@
 """Where a training step would stop to scale, from its profile with one thread and with two.
 
-    cargo build --release && python3 bench/train/scaling.py [flags of `homegrown bench train`]
+    cargo build --release && python3 bench/train/scaling.py [--rounds 5] [flags of `homegrown bench train`]
 
 Each operation takes s + p/n on n threads (Amdahl 1967); s and p follow from its time on one and two
 threads, medians of --rounds turns. What two threads can't show is left out: memory that more cores share
 (operations near the limit of bytes a second stop earlier), and barriers that grow with n.
 """
 
+import argparse
 import json
 import statistics
 import subprocess
-import sys
 from pathlib import Path
 
 BINARY = Path(__file__).parent / "../../target/release/homegrown"
-ROUNDS, COUNTS = 5, [1, 2, 4, 8, 16, 32, 64]
-flags = sys.argv[1:]
+COUNTS = [1, 2, 4, 8, 16, 32, 64]
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--rounds", type=int, default=5)
+args, flags = parser.parse_known_args()
 times, tokens = {1: {}, 2: {}}, {1: [], 2: []}
-for _ in range(ROUNDS):
+for _ in range(args.rounds):
     for threads in times:
         command = [BINARY, "bench", "train", "--json", "--profile", "--threads", str(threads), *flags]
         answer = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
