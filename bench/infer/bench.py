@@ -67,7 +67,10 @@ class Ours:
         self.limits = []
 
     def turn(self):
-        answer = json.loads(subprocess.run(self.command, capture_output=True, check=True).stdout)
+        done = subprocess.run(self.command, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(done.stderr)
+        answer = json.loads(done.stdout)
         for test in answer["tests"]:
             self.speeds[test["test"]].append(test["tokens_per_s"])
             self.shares[test["test"]].append(test["share_of_limit"])

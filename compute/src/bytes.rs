@@ -215,12 +215,13 @@ mod x86 {
         }};
     }
 
-    // SAFETY: of the impl and of every block in it: AVX2, FMA and F16C are the caller's promise, and so are
-    // pointers.
-    unsafe impl Bytes for Avx2 {
+    // SAFETY: of the impl and of every block in it: AVX2, FMA, F16C and, where it says so, AVX-VNNI are the
+    // caller's promise, and so are pointers.
+    unsafe impl<const VNNI: bool> Bytes for Avx2<VNNI> {
         type B = [__m256i; 2];
-        const PAIRS: Option<usize> = Some(2);
-        const BYTE_TILE: (usize, usize) = (2, 1);
+        const UNSIGNED: bool = VNNI;
+        const PAIRS: Option<usize> = if VNNI { None } else { Some(2) };
+        const BYTE_TILE: (usize, usize) = (if VNNI { 4 } else { 2 }, 1);
 
         #[inline(always)]
         unsafe fn load_bytes(p: *const u8) -> Self::B {
@@ -330,6 +331,12 @@ mod x86 {
         unsafe fn dot_shorts(acc: Self::B, a: Self::B, b: Self::B) -> Self::B {
             // SAFETY: see the impl.
             unsafe {
+                if VNNI {
+                    return [
+                        _mm256_dpwssd_avx_epi32(acc[0], a[0], b[0]),
+                        _mm256_dpwssd_avx_epi32(acc[1], a[1], b[1]),
+                    ];
+                }
                 [
                     _mm256_add_epi32(acc[0], _mm256_madd_epi16(a[0], b[0])),
                     _mm256_add_epi32(acc[1], _mm256_madd_epi16(a[1], b[1])),
@@ -355,12 +362,18 @@ mod x86 {
                 ]
             }
         }
-        /// Pairs of products are added in 16 bits: 2 * 127 * 128 fits, as the left factor is made
+        /// Without VNNI pairs of products are added in 16 bits: 2 * 127 * 128 fits, as the left factor is made
         /// `|w|` and the right one takes its sign.
         #[inline(always)]
         unsafe fn dot(acc: Self::B, w: Self::B, x: Self::B) -> Self::B {
             // SAFETY: see the impl.
             unsafe {
+                if VNNI {
+                    return [
+                        _mm256_dpbusd_avx_epi32(acc[0], w[0], x[0]),
+                        _mm256_dpbusd_avx_epi32(acc[1], w[1], x[1]),
+                    ];
+                }
                 let pairs = [
                     _mm256_maddubs_epi16(_mm256_abs_epi8(w[0]), _mm256_sign_epi8(x[0], w[0])),
                     _mm256_maddubs_epi16(_mm256_abs_epi8(w[1]), _mm256_sign_epi8(x[1], w[1])),

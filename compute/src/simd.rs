@@ -26,6 +26,8 @@ pub enum Isa {
     Portable,
     /// AVX2, FMA and F16C.
     Avx2,
+    /// AVX2 with products of bytes (AVX-VNNI): what CPUs without AVX-512 have by now.
+    Avx2Vnni,
     /// AVX-512 F, BW, DQ, VL.
     Avx512,
     /// AVX-512 with products of BF16 and of bytes (VNNI).
@@ -38,14 +40,22 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set, worst first.
-    pub const ALL: [Isa; 6] =
-        [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Neon, Isa::NeonDot];
+    pub const ALL: [Isa; 7] = [
+        Isa::Portable,
+        Isa::Avx2,
+        Isa::Avx2Vnni,
+        Isa::Avx512,
+        Isa::Avx512Bf16,
+        Isa::Neon,
+        Isa::NeonDot,
+    ];
 
     /// The name that `HOMEGROWN_ISA` takes.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
+            Isa::Avx2Vnni => "avx2vnni",
             Isa::Avx512 => "avx512",
             Isa::Avx512Bf16 => "avx512bf16",
             Isa::Neon => "neon",
@@ -63,6 +73,8 @@ impl Isa {
             Isa::Portable => true,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => has!("avx2") && has!("fma") && has!("f16c"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2Vnni => has!("avxvnni") && Isa::Avx2.available(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
                 let avx512 =
@@ -404,9 +416,9 @@ mod x86 {
     use super::{LANES, Simd};
     use std::arch::x86_64::*;
 
-    /// AVX2 and FMA: a vector is two halves.
+    /// AVX2 and FMA, and AVX-VNNI if that is there: a vector is two halves.
     #[derive(Clone, Copy)]
-    pub struct Avx2;
+    pub struct Avx2<const VNNI: bool>;
 
     macro_rules! both {
         ($f:ident, $($v:expr),+) => { both!(@ $f, ($($v),+)) };
@@ -418,7 +430,7 @@ mod x86 {
     }
 
     // SAFETY: of the impl and of every block in it: AVX2 and FMA are the caller's promise, and so are pointers.
-    unsafe impl Simd for Avx2 {
+    unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         type F = [__m256; 2];
         type Mask = [__m256; 2];
         const TILE_ROWS: usize = 6;
@@ -954,7 +966,14 @@ macro_rules! dispatch {
         #[allow(clippy::too_many_arguments)]
         unsafe fn avx2($($arg: $ty),*) $(-> $ret)? {
             // SAFETY: as above.
-            unsafe { $kernel::<$crate::simd::Avx2>($($arg),*) }
+            unsafe { $kernel::<$crate::simd::Avx2<false>>($($arg),*) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avxvnni,avx2,fma,f16c")]
+        #[allow(clippy::too_many_arguments)]
+        unsafe fn avx2vnni($($arg: $ty),*) $(-> $ret)? {
+            // SAFETY: as above.
+            unsafe { $kernel::<$crate::simd::Avx2<true>>($($arg),*) }
         }
         #[cfg(target_arch = "aarch64")]
         #[target_feature(enable = "neon,dotprod")]
@@ -973,6 +992,8 @@ macro_rules! dispatch {
                 $crate::simd::Isa::Avx512 => avx512($($arg),*),
                 #[cfg(target_arch = "x86_64")]
                 $crate::simd::Isa::Avx2 => avx2($($arg),*),
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Isa::Avx2Vnni => avx2vnni($($arg),*),
                 #[cfg(target_arch = "aarch64")]
                 $crate::simd::Isa::NeonDot => neondot($($arg),*),
                 // No function of its own: what is compiled for AArch64 is compiled for NEON.

@@ -262,7 +262,7 @@ impl Tile<'_> {
         // SAFETY: the caller's promise.
         unsafe {
             if const { S::BYTE_TILE.1 == 1 } {
-                by_rows!(1: 1 2 3)
+                by_rows!(1: 1 2 3 4)
             } else {
                 by_rows!(2: 1 2 3 4 5 6)
             }

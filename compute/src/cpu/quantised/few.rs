@@ -67,7 +67,9 @@ unsafe fn multiply_strips<S: Bytes>(area: &Area<'_>) {
                     1 => multiply::<S, 1>(area, strip, row),
                     2 | 3 => multiply::<S, 2>(area, strip, row),
                     // Only where so many come: see `rows`.
-                    8.. if const { S::UNSIGNED } => multiply::<S, 8>(area, strip, row),
+                    8.. if const { S::UNSIGNED && S::TILE_VECTORS > 1 } => {
+                        multiply::<S, 8>(area, strip, row)
+                    }
                     _ => multiply::<S, 4>(area, strip, row),
                 };
             }
