@@ -88,7 +88,7 @@ fn prompt(cpu: &Cpu, s: &AttentionShape, past: usize, len: usize, kind: KvType) 
     let (k, v) = (numbers(all * kw), numbers(all * kw));
     let rows = Span { start: 0, len: all };
     let append =
-        median(|| pages.append(&cpu.pool, 0, &[CachedSpan { rows, past: 0, pages: &ids }], &k, &v));
+        median(|| pages.append(cpu, 0, &[CachedSpan { rows, past: 0, pages: &ids }], &k, &v));
     let spans = [CachedSpan { rows: Span { start: 0, len }, past, pages: &ids }];
     let (q, mut out) = (numbers(len * w), vec![0.0; len * w]);
     let seconds = median(|| forward_cached(cpu, s, 0, &pages, &spans, &q, &mut out));
@@ -116,7 +116,7 @@ fn decode(cpu: &Cpu, s: &AttentionShape, depth: usize, kind: KvType) {
         let (k, v) = (numbers(depth * kw), numbers(depth * kw));
         for ids in ids.chunks(each) {
             let rows = Span { start: 0, len: depth };
-            pages.append(&cpu.pool, 0, &[CachedSpan { rows, past: 0, pages: ids }], &k, &v);
+            pages.append(cpu, 0, &[CachedSpan { rows, past: 0, pages: ids }], &k, &v);
         }
         let spans: Vec<_> = ids
             .chunks(each)

@@ -10,10 +10,11 @@ use half::{bf16, f16};
 
 use crate::aligned::Aligned;
 use crate::bytes::Bytes;
+use crate::cpu::Cpu;
 use crate::cpu::attention::CachedSpan;
 use crate::cpu::rows::Parts;
 use crate::pool::Pool;
-use crate::simd::{Cache, LANES, prefetch};
+use crate::simd::{Cache, LANES, at, prefetch};
 
 /// Positions in a page.
 pub const PAGE: usize = 64;
@@ -299,7 +300,7 @@ impl KvPages {
     /// If a span has no page in use for a position, or sizes do not agree.
     pub fn append(
         &mut self,
-        pool: &Pool,
+        cpu: &Cpu,
         layer: usize,
         spans: &[CachedSpan<'_>],
         k: &[f32],
@@ -316,7 +317,7 @@ impl KvPages {
             .collect();
         macro_rules! halves {
             ($half:ident) => {
-                self.store(pool, &rows, k, v, |from, to: &mut [[u8; 2]]| {
+                self.store(&cpu.pool, &rows, k, v, |from, to: &mut [[u8; 2]]| {
                     let mut halves = [$half::ZERO; LANES];
                     halves[..to.len()].convert_from_f32_slice(from);
                     for (x, to) in halves.iter().zip(to) {
@@ -326,17 +327,19 @@ impl KvPages {
             };
         }
         match self.kind {
-            KvType::F32 => self.store(pool, &rows, k, v, |from, to: &mut [[u8; 4]]| {
+            KvType::F32 => self.store(&cpu.pool, &rows, k, v, |from, to: &mut [[u8; 4]]| {
                 for (x, to) in from.iter().zip(to) {
                     *to = x.to_le_bytes();
                 }
             }),
             KvType::F16 => halves!(f16),
             KvType::Bf16 => halves!(bf16),
-            KvType::Q16 => self.store_codes(pool, &rows, k, v),
+            KvType::Q16 => self.store_codes(cpu, &rows, k, v),
             KvType::Q8 => {
                 let ((k, k_scales), (v, v_scales)) = (self.eighths(k), self.eighths(v));
-                self.store(pool, &rows, &k, &v, |from: &[[u8; 1]], to| to.copy_from_slice(from));
+                self.store(&cpu.pool, &rows, &k, &v, |from: &[[u8; 1]], to| {
+                    to.copy_from_slice(from)
+                });
                 self.store_scales(&rows, &k_scales, &v_scales);
             }
         }
@@ -382,39 +385,16 @@ impl KvPages {
     }
 
     /// Puts the codes of rows to their places, and their scales.
-    fn store_codes(&mut self, pool: &Pool, rows: &[Row], k: &[f32], v: &[f32]) {
-        let (hd, hdp, width) = (self.head_dim, padded(self.head_dim), self.width());
-        let head_bytes = head_bytes(self.kind, hd).unwrap_or(0);
-        let values = keys(self.kind, hd).unwrap_or(0) * self.kind.line();
-        let data = Parts::new(self.data.bytes_mut());
-        let grain = (1 << 13) / width.max(1) + 1;
-        pool.split(rows.len(), grain, |range| {
-            for Row { row, place, slot } in &rows[range] {
-                for head in 0..self.kv_heads {
-                    let start = place + head * head_bytes;
-                    let from = row * width + head * hd;
-                    let (k, v) = (&k[from..from + hd], &v[from..from + hd]);
-                    // SAFETY: no two rows have the same slot of a page, here and below.
-                    let put = |at: usize, bytes: &[u8]| unsafe {
-                        data.part(at..at + bytes.len()).copy_from_slice(bytes);
-                    };
-                    let ((k_code, k_scale), (v_code, v_scale)) = (coded(k), coded(v));
-                    for (i, pair) in k.chunks(2).enumerate() {
-                        let [even, odd] = [k_code(pair[0]), pair.get(1).map_or(0, |x| k_code(*x))];
-                        let word = u32::from(even) | u32::from(odd) << 16;
-                        put(start + (i * PAGE + slot) * 4, &word.to_le_bytes());
-                    }
-                    let first = start + values + slot / 2 * hdp * 4 + slot % 2 * 2;
-                    for (d, x) in v.iter().enumerate() {
-                        put(first + d * 4, &v_code(*x).to_le_bytes());
-                    }
-                    // A key that is no number would weigh nothing: its value tells of it.
-                    let v_scale = if k_scale.is_nan() { k_scale } else { v_scale };
-                    let scales = start + head_bytes - 8 * PAGE + slot * 4;
-                    put(scales, &k_scale.to_le_bytes());
-                    put(scales + 4 * PAGE, &v_scale.to_le_bytes());
-                }
-            }
+    fn store_codes(&mut self, cpu: &Cpu, rows: &[Row], k: &[f32], v: &[f32]) {
+        let (head_dim, kv_heads) = (self.head_dim, self.kv_heads);
+        let head_bytes = head_bytes(self.kind, head_dim).unwrap_or(0);
+        let values = keys(self.kind, head_dim).unwrap_or(0) * self.kind.line();
+        let grain = (1 << 13) / self.width().max(1) + 1;
+        let data = &Parts::new(self.data.bytes_mut());
+        cpu.pool.split(rows.len(), grain, |range| {
+            let rows = &rows[range];
+            let task = Encode { rows, k, v, kv_heads, head_dim, head_bytes, values, data };
+            crate::dispatch!(cpu.isa, store_codes(task: Encode<'_> = task));
         });
     }
 
@@ -525,17 +505,77 @@ pub(crate) struct Codes {
 /// Largest code of keys and values of [`KvType::Q16`].
 pub(crate) const CODE: u16 = 4095;
 
-/// What makes a number of a head a code, and what a code stands for; NaN where something in it is no number.
-fn coded(head: &[f32]) -> (impl Fn(f32) -> u16 + use<>, f32) {
-    // Adding it leaves the nearest integer in the low bits (ties to even).
-    const LIFT: f32 = (3 << 22) as f32;
-    // The bits of numbers are in their order; above all of them are those of what is none.
-    let bits = |x: &f32| (x.to_bits() & i32::MAX as u32) as i32;
-    let largest = f32::from_bits(head.iter().map(bits).fold(0, i32::max) as u32);
-    let (good, most) = (largest.is_finite(), f32::from(CODE));
-    let inverse = if good && largest > 1e-36 { most / largest } else { 0.0 };
-    let scale = if good { largest / most } else { f32::NAN };
-    (move |x| (x * inverse + LIFT).to_bits() as u16, scale)
+/// Rows of keys and values that become codes.
+struct Encode<'a> {
+    rows: &'a [Row],
+    k: &'a [f32],
+    v: &'a [f32],
+    kv_heads: usize,
+    head_dim: usize,
+    /// Bytes of a head of a page, and where in it the values begin.
+    head_bytes: usize,
+    values: usize,
+    data: &'a Parts<'a, u8>,
+}
+
+#[inline(always)]
+unsafe fn store_codes<S: Bytes>(task: Encode<'_>) {
+    let Encode { rows, k, v, kv_heads, head_dim: hd, head_bytes, values, data } = task;
+    let hdp = padded(hd);
+    let mut codes = vec![0; hdp];
+    for Row { row, place, slot } in rows {
+        for head in 0..kv_heads {
+            let start = place + head * head_bytes;
+            let from = (row * kv_heads + head) * hd;
+            // SAFETY: no two rows have the same slot of a page.
+            let put = |at: usize, bytes: &[u8]| unsafe {
+                data.part(at..at + bytes.len()).copy_from_slice(bytes);
+            };
+            let [k, v] = [k, v].map(|x| x[from..from + hd].as_ptr());
+            // SAFETY: a head, and room for its codes; the instruction set is the caller's promise. Here and below.
+            let key = unsafe { encode::<S>(k, hd, f32::from(CODE), codes.as_mut_ptr()) };
+            for (i, pair) in codes[..hd.next_multiple_of(2)].as_chunks::<2>().0.iter().enumerate() {
+                let [even, odd] = pair.map(|code: i16| code as u16);
+                let word = u32::from(even) | u32::from(odd) << 16;
+                put(start + (i * PAGE + slot) * 4, &word.to_le_bytes());
+            }
+            // SAFETY: see above.
+            let value = unsafe { encode::<S>(v, hd, f32::from(CODE), codes.as_mut_ptr()) };
+            let first = start + values + slot / 2 * hdp * 4 + slot % 2 * 2;
+            for (d, code) in codes[..hd].iter().enumerate() {
+                put(first + d * 4, &code.to_le_bytes());
+            }
+            // A key that is no number would weigh nothing: its value tells of it.
+            let value = if key.is_nan() { key } else { value };
+            let scales = start + head_bytes - 8 * PAGE + slot * 4;
+            put(scales, &key.to_le_bytes());
+            put(scales + 4 * PAGE, &value.to_le_bytes());
+        }
+    }
+}
+
+/// Writes `n` numbers as codes up to `most`, zeros up to whole vectors after them, and gives what a code stands for; NaN
+/// where something is no number.
+///
+/// # Safety
+/// `from` holds the numbers, `to` has room for whole vectors; as for [`Bytes`].
+#[inline(always)]
+pub(crate) unsafe fn encode<S: Bytes>(from: *const f32, n: usize, most: f32, to: *mut i16) -> f32 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (mut largest, mut nothing) = (S::splat(0.0), S::splat(0.0));
+        for d in (0..n).step_by(LANES) {
+            let x = at::<S>(from, d, n);
+            largest = S::max(largest, S::max(x, S::sub(S::splat(0.0), x)));
+            nothing = S::fma(x, S::splat(0.0), nothing);
+        }
+        let (largest, good) = (S::max_lane(largest), S::sum(nothing) == 0.0);
+        let inverse = if good && largest > 1e-36 { most / largest } else { 0.0 };
+        for d in (0..n).step_by(LANES) {
+            S::store_shorts(to.add(d), S::mul(at::<S>(from, d, n), S::splat(inverse)));
+        }
+        if good { largest / most } else { f32::NAN }
+    }
 }
 
 /// Keys `[head_dim, 64]` and values `[64, padded head_dim]` of a type, or codes of both.
@@ -668,7 +708,7 @@ mod tests {
     fn append(pages: &mut KvPages, ids: &[PageId], past: usize, k: &[f32], v: &[f32]) {
         let rows = crate::Span { start: 0, len: k.len() / pages.width() };
         let span = CachedSpan { rows, past, pages: ids };
-        pages.append(&Pool::new(2), pages.layers - 1, &[span], k, v);
+        pages.append(&Cpu::new(2), pages.layers - 1, &[span], k, v);
     }
 
     /// Keys and values of a block, widened.

@@ -16,8 +16,17 @@ pub unsafe fn exp<S: Simd>(x: S::F) -> S::F {
     // SAFETY: the instruction set is the caller's promise.
     unsafe {
         let low = S::splat(-87.3);
-        // Both give their second operand, x, where that is NaN.
-        let clamped = S::min(S::splat(88.3), S::max(low, x));
+        // Gives its second operand, x, where that is NaN.
+        S::select(S::lt(x, low), S::splat(0.0), exp_within::<S>(S::max(low, x)))
+    }
+}
+
+/// As [`exp`], for `-87.3 <= x`; anything for less.
+#[inline(always)]
+unsafe fn exp_within<S: Simd>(x: S::F) -> S::F {
+    // SAFETY: the instruction set is the caller's promise.
+    unsafe {
+        let clamped = S::min(S::splat(88.3), x);
         let n = S::round(S::mul(clamped, S::splat(std::f32::consts::LOG2_E)));
         let r = S::fma(n, S::splat(-0.693_359_4), clamped);
         let r = S::fma(n, S::splat(2.121_944_4e-4), r);
@@ -25,7 +34,7 @@ pub unsafe fn exp<S: Simd>(x: S::F) -> S::F {
         for c in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
             p = S::fma(p, r, S::splat(c));
         }
-        S::select(S::lt(x, low), S::splat(0.0), S::scale2(p, n))
+        S::scale2(p, n)
     }
 }
 
@@ -36,7 +45,7 @@ pub unsafe fn exp<S: Simd>(x: S::F) -> S::F {
 #[inline(always)]
 pub unsafe fn exp_masked<S: Simd>(x: S::F) -> S::F {
     // SAFETY: the instruction set is the caller's promise.
-    unsafe { S::select(S::lt(S::splat(-87.3), x), exp::<S>(x), S::splat(0.0)) }
+    unsafe { S::select(S::lt(S::splat(-87.3), x), exp_within::<S>(x), S::splat(0.0)) }
 }
 
 /// `1 / (1 + e^-x)`.

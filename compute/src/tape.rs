@@ -410,7 +410,7 @@ impl<'a> Tape<'a> {
         let (rows, cols) = self.shape(q);
         let width = shape.kv_heads * shape.head_dim;
         let clock = self.ws.profile.start();
-        pages.append(&self.ws.cpu.pool, layer, spans, self.value(k), self.value(v));
+        pages.append(&self.ws.cpu, layer, spans, self.value(k), self.value(v));
         let mut out = self.ws.floats.take(rows * cols);
         let q = &self.nodes[q.0].value;
         attention::forward_cached(&self.ws.cpu, shape, layer, pages, spans, q, &mut out);

@@ -251,10 +251,15 @@ impl Bench<'_> {
         seconds.sort_by(f64::total_cmp);
         let median = seconds[seconds.len() / 2];
 
-        let (flops, weights) = work(self.model);
+        let (body, head, weights) = work(self.model);
+        // Of a prompt the last token alone has logits.
+        let flops = if prompt { body + head / n as f64 } else { body + head };
         let steps = if prompt { n.div_ceil(CHUNK) } else { n } as f64;
         let position = pages.bytes() as f64 / (pages.total_pages() * PAGE) as f64;
-        let kept = (batch * (depth + n / 2)) as f64 * position;
+        let layers = c.num_hidden_layers;
+        let seen = |layer| (depth + n / 2).min(c.window_of(layer).unwrap_or(usize::MAX));
+        let seen = (0..layers).map(seen).sum::<usize>() as f64 / layers as f64;
+        let kept = batch as f64 * seen * position;
         let rounds = self.args.rounds as f64;
         let mut profile: Vec<super::Operation> = (entries.into_iter())
             .map(|(operation, e)| super::operation(operation, &e, rounds, total, (1.0, 1.0)))
@@ -314,10 +319,13 @@ fn multiplied(model: &Transformer) -> impl Iterator<Item = &Parameter> {
         .filter(move |p| !(p.vector || embeds && p.name.ends_with("embed_tokens.weight")))
 }
 
-/// Of a token: operations of products with weights and, of one step, bytes of weights.
-fn work(model: &Transformer) -> (f64, f64) {
+/// Of a token: operations of products with weights, those for its logits apart, and, of one step, bytes of weights.
+fn work(model: &Transformer) -> (f64, f64, f64) {
     let sum = |of: fn(&Tensor) -> usize| multiplied(model).map(|p| of(&p.value)).sum::<usize>();
-    (2.0 * sum(Tensor::len) as f64, sum(Tensor::bytes) as f64)
+    let c = model.config();
+    let head = c.vocab_size * c.hidden_size;
+    let body = sum(Tensor::len).saturating_sub(head);
+    (2.0 * body as f64, 2.0 * head as f64, sum(Tensor::bytes) as f64)
 }
 
 fn show(tests: &[Test], limits: &[Limits], device: &str) {

@@ -3,10 +3,11 @@
 
 use std::ops::Range;
 
+use super::forward::mask;
 use super::tiles::Tiles;
 use crate::bytes::Bytes;
-use crate::kv::{CODE, PAGE};
-use crate::simd::{LANES, Simd, at};
+use crate::kv::{CODE, PAGE, encode};
+use crate::simd::{LANES, Simd};
 
 /// Largest code of weights: a block of them by codes of values fits into 31 bits.
 pub(super) const WEIGHT: f32 = 8191.0;
@@ -17,20 +18,36 @@ fn query(head_dim: usize) -> f32 {
     (i32::MAX as usize / usize::from(CODE) / head_dim).clamp(1, WEIGHT as usize) as f32
 }
 
-/// What numbers up to `largest` are multiplied by to be codes up to `code`, and what a code stands for.
+/// Scales of a block's values where they are `visible`, as numbers up to the largest code: what weights up to 1 are
+/// multiplied by to be codes. Gives what a code stands for; NaN where something visible is no number.
+///
+/// # Safety
+/// There are 64 scales; as for [`Simd`].
 #[inline(always)]
-pub(super) unsafe fn scale<S: Simd>(
-    largest: S::F,
-    code: f32,
-    inverse: &mut [f32; LANES],
-    factors: &mut [f32; LANES],
-) {
-    // SAFETY: the instruction set is the caller's promise.
+pub(super) unsafe fn weights<S: Simd>(
+    scales: *const f32,
+    visible: Range<usize>,
+    to: &mut [f32; PAGE],
+) -> f32 {
+    // SAFETY: the caller's promise.
     unsafe {
-        let code = S::splat(code);
-        let some = S::lt(S::splat(1e-36), largest);
-        S::store(inverse.as_mut_ptr(), S::select(some, S::div(code, largest), S::splat(0.0)));
-        S::store(factors.as_mut_ptr(), S::div(largest, code));
+        for v in (0..PAGE).step_by(LANES) {
+            S::store(to.as_mut_ptr().add(v), S::load(scales.add(v)));
+        }
+        mask::<S>(to.as_mut_ptr(), PAGE / LANES, visible, 0.0);
+        let (mut largest, mut nothing) = (S::splat(0.0), S::splat(0.0));
+        for v in (0..PAGE).step_by(LANES) {
+            let scale = S::load(to.as_ptr().add(v));
+            largest = S::max(scale, largest);
+            nothing = S::fma(scale, S::splat(0.0), nothing);
+        }
+        let (largest, good) = (S::max_lane(largest), S::sum(nothing) == 0.0);
+        let inverse = if good && largest > 1e-36 { WEIGHT / largest } else { 0.0 };
+        for v in (0..PAGE).step_by(LANES) {
+            let to = to.as_mut_ptr().add(v);
+            S::store(to, S::mul(S::load(to), S::splat(inverse)));
+        }
+        if good { largest / WEIGHT } else { f32::NAN }
     }
 }
 
@@ -48,24 +65,12 @@ pub(super) unsafe fn queries<S: Bytes>(
     factor: f32,
     to: *mut f32,
 ) {
-    let (hdp, code) = (hd.next_multiple_of(LANES), query(hd));
+    let hdp = hd.next_multiple_of(LANES);
     for j in 0..rows {
         // SAFETY: the caller's promise.
         unsafe {
-            let (from, to) = (from.add(j * stride), to.add(j * hdp));
-            let (mut largest, mut nothing) = (S::splat(0.0), S::splat(0.0));
-            for d in (0..hd).step_by(LANES) {
-                let x = at::<S>(from, d, hd);
-                largest = S::max(largest, S::max(x, S::sub(S::splat(0.0), x)));
-                nothing = S::fma(x, S::splat(0.0), nothing);
-            }
-            let (largest, good) = (S::max_lane(largest), S::sum(nothing) == 0.0);
-            let inverse = if good && largest > 1e-36 { code / largest } else { 0.0 };
-            for d in (0..hd).step_by(LANES) {
-                let x = S::mul(at::<S>(from, d, hd), S::splat(inverse));
-                S::store_shorts(to.cast::<i16>().add(d), x);
-            }
-            *to.add(hdp / 2) = if good { largest / code * factor } else { f32::NAN };
+            let to = to.add(j * hdp);
+            *to.add(hdp / 2) = factor * encode::<S>(from.add(j * stride), hd, query(hd), to.cast());
         }
     }
 }

@@ -309,7 +309,7 @@ impl Task<'_> {
         let hdp = padded(self.shape.head_dim);
         let lines = self.lines();
         let state = State::len(lines, hdp);
-        let lens = [lines * hdp, state, state, 8 * BLOCK, BLOCK * hdp, BLOCK * hdp];
+        let lens = [lines * hdp, state, state, LANES * BLOCK, BLOCK * hdp, BLOCK * hdp];
         with_scratch(lens, |[q, state, total, p, k, v]| {
             let state = State::at(part.unwrap_or(state), lines, hdp);
             let lines = Lines { q, state, total: State::at(total, lines, hdp), p, k, v };
@@ -489,7 +489,7 @@ impl Task<'_> {
                     break;
                 }
                 // Not over the end of a block, so that all rows see something of each.
-                let most = band::rows::<S>() - p % band::rows::<S>() * slope;
+                let most = B::rows::<S>() - p % B::rows::<S>() * slope;
                 let rows = most.min(group * n / runs - i);
                 let start = (b * BLOCK) as isize;
                 let visible = Band {
@@ -561,6 +561,9 @@ struct Tile<'a> {
 
 /// A block of keys and values that lines pass by.
 trait Block: Copy {
+    /// Rows of a tile; divides a block.
+    fn rows<S: Simd>() -> usize;
+
     /// Brings the states of a tile's lines to what they are after this block.
     ///
     /// # Safety
@@ -575,10 +578,10 @@ impl Tile<'_> {
         self.visible.row(self.rows - 1).end.div_ceil(LANES)
     }
 
-    /// Caps and masks the scores, brings the lines' largest ones up to date, and gives what sums up to here are
-    /// multiplied by.
+    /// Caps and masks the scores, brings the lines' largest ones up to date, and gives the largest of this block and
+    /// what sums up to here are multiplied by.
     #[inline(always)]
-    unsafe fn rescale<S: Simd>(&self) -> [f32; LANES] {
+    unsafe fn rescale<S: Simd>(&self) -> (S::F, [f32; LANES]) {
         let (vectors, scores) = (self.vectors(), self.lines.p);
         // SAFETY: the caller's promise.
         unsafe {
@@ -596,16 +599,21 @@ impl Tile<'_> {
             // Lane r for row r; NaN scores have not come through.
             let largest = self.lines.state.max.add(self.line);
             let before = S::load_n(largest, self.rows);
-            let max = S::max(before, reduce::<S, false>(top));
+            let top = reduce::<S, false>(top);
+            let max = S::max(before, top);
             S::store_n(largest, max, self.rows);
             let mut rescale = [0.0f32; LANES];
             S::store(rescale.as_mut_ptr(), exp_masked::<S>(S::sub(before, max)));
-            rescale
+            (top, rescale)
         }
     }
 }
 
 impl<E: Element> Block for (*const E, *const E) {
+    fn rows<S: Simd>() -> usize {
+        band::rows::<S>()
+    }
+
     #[inline(always)]
     unsafe fn pass<S: Bytes>(self, tile: &Tile<'_>) {
         let Tile { shape: s, lines, line, rows, visible } = *tile;
@@ -626,7 +634,7 @@ impl<E: Element> Block for (*const E, *const E) {
                 start: Start::Zero,
             };
             scores.run::<S>(rows);
-            let rescale = tile.rescale::<S>();
+            let (_, rescale) = tile.rescale::<S>();
             for (r, rescale) in rescale.iter().enumerate().take(rows) {
                 let x = lines.p.add(r * BLOCK);
                 let sum = lines.state.sum.add((line + r) * LANES);
@@ -661,8 +669,12 @@ impl<E: Element> Block for (*const E, *const E) {
 }
 
 /// Products of codes: scales of keys and queries are multiplied into scores, scales of values into weights, which are
-/// rounded after that, each line's by the largest of the block.
+/// rounded after that. Weights are by the largest score of a line in this block, so that codes are as large as they can be.
 impl Block for Codes {
+    fn rows<S: Simd>() -> usize {
+        LANES
+    }
+
     #[inline(always)]
     unsafe fn pass<S: Bytes>(self, tile: &Tile<'_>) {
         let Tile { shape: s, lines, line, rows, visible } = *tile;
@@ -681,41 +693,31 @@ impl Block for Codes {
                 to,
             };
             scores.run::<S>(rows);
-            let rescale = tile.rescale::<S>();
-            let mut largest = [S::splat(0.0); LANES];
-            for (r, largest) in largest.iter_mut().enumerate().take(rows) {
+            let (top, rescale) = tile.rescale::<S>();
+            let (mut tops, mut shrink, mut factors) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+            S::store(tops.as_mut_ptr(), top);
+            let max = S::load_n(lines.state.max.add(line), rows);
+            S::store(shrink.as_mut_ptr(), exp_masked::<S>(S::sub(top, max)));
+            let (mut scales, mut one, mut of) = ([0.0; BLOCK], 0.0, 0..0);
+            for r in 0..rows {
+                // Its bits depend on what it sees alone.
+                if visible.row(r) != of {
+                    of = visible.row(r);
+                    one = codes::weights::<S>(self.value_scales, of.clone(), &mut scales);
+                }
+                factors[r] = one * shrink[r];
                 let x = lines.p.add(r * BLOCK);
-                let sum = lines.state.sum.add((line + r) * LANES);
-                let max = S::splat(*lines.state.max.add(line + r));
-                let mut total = S::mul(S::load(sum), S::splat(rescale[r]));
+                let top = S::splat(tops[r]);
+                let mut total = S::splat(0.0);
                 for v in 0..vectors {
-                    let weight = exp_masked::<S>(S::sub(S::load(x.add(v * LANES)), max));
+                    let weight = exp_masked::<S>(S::sub(S::load(x.add(v * LANES)), top));
                     total = S::add(total, weight);
-                    let scales = S::load(self.value_scales.add(v * LANES));
-                    S::store(x.add(v * LANES), S::mul(weight, scales));
+                    let code = S::mul(weight, S::load(scales.as_ptr().add(v * LANES)));
+                    S::store_shorts(x.cast::<i16>().add(v * LANES), code);
                 }
-                // Scales of what is hidden may be anything; of what is seen and no number the sum tells.
-                mask::<S>(x, vectors, visible.row(r), 0.0);
-                for v in 0..vectors {
-                    let weight = S::load(x.add(v * LANES));
-                    *largest = S::max(weight, *largest);
-                    total = S::fma(weight, S::splat(0.0), total);
-                }
-                S::store(sum, total);
-            }
-            let (mut inverse, mut factors) = ([0.0f32; LANES], [0.0f32; LANES]);
-            codes::scale::<S>(
-                reduce::<S, false>(largest),
-                codes::WEIGHT,
-                &mut inverse,
-                &mut factors,
-            );
-            for (r, inverse) in inverse.iter().enumerate().take(rows) {
-                let x = lines.p.add(r * BLOCK);
-                for v in 0..vectors {
-                    let weight = S::mul(S::load(x.add(v * LANES)), S::splat(*inverse));
-                    S::store_shorts(x.cast::<i16>().add(v * LANES), weight);
-                }
+                let sum = lines.state.sum.add((line + r) * LANES);
+                let before = S::mul(S::load(sum), S::splat(rescale[r]));
+                S::store(sum, S::fma(total, S::splat(shrink[r]), before));
             }
             let seen = visible.of::<Pairs>(rows);
             let to = codes::Sums { to: lines.state.acc.add(line * hdp), hdp, rescale, factors };
@@ -745,6 +747,9 @@ pub(super) unsafe fn mask<S: Simd>(x: *mut f32, vectors: usize, visible: Range<u
         }
         lane
     };
+    if visible.start == 0 && visible.end >= vectors * LANES {
+        return;
+    }
     // SAFETY: x holds that many vectors.
     unsafe {
         let hidden = S::splat(fill);

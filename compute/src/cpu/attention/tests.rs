@@ -1,10 +1,10 @@
 //! Against plain f64 attention and its central differences; the same bits on every path.
 
 use super::*;
+use crate::Isa;
 use crate::cpu::Cpu;
 use crate::cpu::tests::{everywhere, noise};
 use crate::kv::{KvPages, KvSequence, KvType};
-use crate::{Isa, Pool};
 
 fn shape(heads: usize, kv_heads: usize, head_dim: usize, window: Option<usize>) -> AttentionShape {
     let scale = 1.3 / (head_dim as f32).sqrt();
@@ -248,7 +248,7 @@ fn filled(c: &Case, layer: usize, kind: KvType) -> (KvPages, Vec<KvSequence>) {
             let n = 23.min(span.len - sequence.len);
             let rows = Span { start: span.start + sequence.len, len: n };
             let piece = CachedSpan { rows, past: sequence.len, pages: &sequence.pages };
-            pages.append(&Pool::new(2), layer, &[piece], &c.k, &c.v);
+            pages.append(&Cpu::new(2), layer, &[piece], &c.k, &c.v);
             sequence.len += n;
         }
     }
