@@ -23,6 +23,8 @@ pub unsafe trait Bytes: Simd {
     /// Rows of a tile of products that add up by pairs, if there is [`Self::dot_pairs`]; where one sum does for a
     /// group, there is room for one more.
     const PAIRS: Option<usize> = None;
+    /// Whether there are products of matrices: [`Self::dots`].
+    const MATRICES: bool = false;
     /// Rows of a tile of int8 products, and its vectors of 16 columns.
     const BYTE_TILE: (usize, usize);
 
@@ -79,6 +81,24 @@ pub unsafe trait Bytes: Simd {
     /// Word by word: `acc` and the sums of two pairs.
     unsafe fn add_pairs(_acc: Self::B, _pairs: Self::B) -> Self::B {
         unreachable!("only where there are PAIRS")
+    }
+    /// Words of `a` and `b` in turns.
+    unsafe fn interleave(_a: Self::B, _b: Self::B) -> [Self::B; 2] {
+        unreachable!("only where there are MATRICES")
+    }
+    /// What [`Self::interleave`] did, undone.
+    unsafe fn apart(_a: Self::B, _b: Self::B) -> [Self::B; 2] {
+        unreachable!("only where there are MATRICES")
+    }
+    /// [`Self::dot`] step by step, by words of each of `R` rows `x`. `w` are as many vectors, an even number of them, each
+    /// two [interleaved](Self::interleave).
+    unsafe fn dots<const R: usize>(
+        _acc: [Self::B; R],
+        _w: *const u8,
+        _x: [*const u8; R],
+        _steps: usize,
+    ) -> [Self::B; R] {
+        unreachable!("only where there are MATRICES")
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::each;
 #[cfg(target_arch = "aarch64")]
-pub use neon::{Arm, Neon, NeonDot};
+pub use neon::{Arm, Neon, NeonDot, NeonI8mm};
 
 /// What the running CPU can do, best last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,11 +36,13 @@ pub enum Isa {
     Neon,
     /// NEON with dot products of bytes (FEAT_DotProd).
     NeonDot,
+    /// And with products of matrices of bytes (FEAT_I8MM).
+    NeonI8mm,
 }
 
 impl Isa {
     /// Every instruction set, worst first.
-    pub const ALL: [Isa; 7] = [
+    pub const ALL: [Isa; 8] = [
         Isa::Portable,
         Isa::Avx2,
         Isa::Avx2Vnni,
@@ -48,6 +50,7 @@ impl Isa {
         Isa::Avx512Bf16,
         Isa::Neon,
         Isa::NeonDot,
+        Isa::NeonI8mm,
     ];
 
     /// The name that `HOMEGROWN_ISA` takes.
@@ -60,6 +63,7 @@ impl Isa {
             Isa::Avx512Bf16 => "avx512bf16",
             Isa::Neon => "neon",
             Isa::NeonDot => "neondot",
+            Isa::NeonI8mm => "neoni8mm",
         }
     }
 
@@ -87,6 +91,8 @@ impl Isa {
             Isa::Neon => has!("neon"),
             #[cfg(target_arch = "aarch64")]
             Isa::NeonDot => has!("dotprod") && Isa::Neon.available(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => has!("i8mm") && Isa::NeonDot.available(),
             _ => false,
         }
     }
@@ -982,6 +988,13 @@ macro_rules! dispatch {
             // SAFETY: as above.
             unsafe { $kernel::<$crate::simd::NeonDot>($($arg),*) }
         }
+        #[cfg(target_arch = "aarch64")]
+        #[target_feature(enable = "neon,dotprod,i8mm")]
+        #[allow(clippy::too_many_arguments)]
+        unsafe fn neoni8mm($($arg: $ty),*) $(-> $ret)? {
+            // SAFETY: as above.
+            unsafe { $kernel::<$crate::simd::NeonI8mm>($($arg),*) }
+        }
         $(let $arg: $ty = $value;)*
         // SAFETY: the CPU has the instruction set (asserted); pointers are the caller's promise.
         unsafe {
@@ -996,6 +1009,8 @@ macro_rules! dispatch {
                 $crate::simd::Isa::Avx2Vnni => avx2vnni($($arg),*),
                 #[cfg(target_arch = "aarch64")]
                 $crate::simd::Isa::NeonDot => neondot($($arg),*),
+                #[cfg(target_arch = "aarch64")]
+                $crate::simd::Isa::NeonI8mm => neoni8mm($($arg),*),
                 // No function of its own: what is compiled for AArch64 is compiled for NEON.
                 #[cfg(target_arch = "aarch64")]
                 $crate::simd::Isa::Neon => $kernel::<$crate::simd::Neon>($($arg),*),

@@ -133,18 +133,16 @@ impl Strips {
                 for lane in 0..LANES.min(rows - s * LANES) {
                     let row = row(s * LANES + lane);
                     assert_eq!(row.len(), cols / kind.elements() * kind.bytes(), "bytes of a row");
-                    if matches!(kind, F16 | BF16) {
-                        // Plain elements: the same, in fewer steps.
-                        let cells = strip.chunks_exact_mut(block * LANES);
-                        for (elements, cell) in row.chunks(block).zip(cells) {
-                            cell[lane * block..][..elements.len()].copy_from_slice(elements);
+                    // Plain elements: the same, in fewer steps.
+                    match kind {
+                        F16 => plain::<2>(row, strip, lane),
+                        BF16 => plain::<4>(row, strip, lane),
+                        _ => {
+                            let cells = strip.chunks_exact_mut(block * LANES);
+                            for (block, cell) in row.chunks_exact(block).zip(cells) {
+                                put(&parting, block, cell, lane);
+                            }
                         }
-                        continue;
-                    }
-                    for (b, cell) in
-                        row.chunks_exact(block).zip(strip.chunks_exact_mut(block * LANES))
-                    {
-                        put(&parting, b, cell, lane);
                     }
                 }
             }
@@ -258,6 +256,18 @@ fn cell(kind: BlockType) -> (usize, usize) {
 fn as_bytes(words: &mut [f32]) -> &mut [u8] {
     // SAFETY: f32 are four plain bytes each.
     unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len() * 4) }
+}
+
+/// Puts the `N` bytes of each cell of a row to their places; the last cell may be half full.
+fn plain<const N: usize>(row: &[u8], strip: &mut [u8], lane: usize) {
+    let (whole, rest) = row.as_chunks::<N>();
+    let mut places = strip.as_chunks_mut::<N>().0.iter_mut().skip(lane).step_by(LANES);
+    for (bytes, place) in whole.iter().zip(places.by_ref()) {
+        *place = *bytes;
+    }
+    if let Some(place) = places.next() {
+        place[..rest.len()].copy_from_slice(rest);
+    }
 }
 
 /// Puts the block of a row into its cell.

@@ -2,15 +2,16 @@
 
 use std::arch::{aarch64::*, asm};
 
-use super::Bytes;
-use crate::simd::{Arm, each};
+use super::{BYTES, Bytes};
+use crate::simd::{Arm, Neon, each};
 
-// SAFETY: of the impl and of every block in it: NEON is there on AArch64; where `DOT` is set, dot products of
-// bytes are the caller's promise, and so are pointers.
-unsafe impl<const DOT: bool> Bytes for Arm<DOT> {
+// SAFETY: of the impl and of every block in it: NEON is there on AArch64; where `DOT` and `MATRICES` are set, such
+// products of bytes are the caller's promise, and so are pointers.
+unsafe impl<const DOT: bool, const MATRICES: bool> Bytes for Arm<DOT, MATRICES> {
     type B = [uint8x16_t; 4];
-    // 12 sums, 12 dot products and what they are made of fill 32 registers.
-    const BYTE_TILE: (usize, usize) = (3, 1);
+    const MATRICES: bool = MATRICES;
+    // 12 sums, 12 dot products and what they are made of fill 32 registers; of matrices 16, 8 and 6.
+    const BYTE_TILE: (usize, usize) = (if MATRICES { 4 } else { 3 }, 1);
 
     #[inline(always)]
     unsafe fn load_bytes(p: *const u8) -> Self::B {
@@ -163,6 +164,101 @@ unsafe impl<const DOT: bool> Bytes for Arm<DOT> {
             }
         }
     }
+    #[inline(always)]
+    unsafe fn interleave(a: Self::B, b: Self::B) -> [Self::B; 2] {
+        // SAFETY: see the impl.
+        unsafe {
+            let (a, b) = (each!(a => vreinterpretq_u32_u8(a)), each!(b => vreinterpretq_u32_u8(b)));
+            let (low, high) = (each!(a, b => vzip1q_u32(a, b)), each!(a, b => vzip2q_u32(a, b)));
+            [[low[0], high[0], low[1], high[1]], [low[2], high[2], low[3], high[3]]]
+                .map(|v| each!(v => vreinterpretq_u8_u32(v)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn apart(a: Self::B, b: Self::B) -> [Self::B; 2] {
+        // SAFETY: see the impl.
+        unsafe {
+            let (a, b) = (each!(a => vreinterpretq_u32_u8(a)), each!(b => vreinterpretq_u32_u8(b)));
+            let (even, odd) = ([a[0], a[2], b[0], b[2]], [a[1], a[3], b[1], b[3]]);
+            let first = each!(even, odd => vreinterpretq_u8_u32(vuzp1q_u32(even, odd)));
+            [first, each!(even, odd => vreinterpretq_u8_u32(vuzp2q_u32(even, odd)))]
+        }
+    }
+    #[inline(always)]
+    unsafe fn dots<const R: usize>(
+        acc: [Self::B; R],
+        w: *const u8,
+        x: [*const u8; R],
+        steps: usize,
+    ) -> [Self::B; R] {
+        // SAFETY: see the impl.
+        unsafe { dots_of_half::<R, 1>(dots_of_half::<R, 0>(acc, w, x, steps), w, x, steps) }
+    }
+}
+
+/// [`Bytes::dots`] of one half of the columns. Rows are taken in twos, and columns too: sums of two rows by two columns
+/// are side by side.
+#[inline(always)]
+unsafe fn dots_of_half<const R: usize, const HALF: usize>(
+    mut acc: [[uint8x16_t; 4]; R],
+    w: *const u8,
+    x: [*const u8; R],
+    steps: usize,
+) -> [[uint8x16_t; 4]; R] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut tiles = [[vdupq_n_u8(0); 4]; R];
+        for row in (0..R).step_by(2) {
+            let other = (row + 1).min(R - 1);
+            let [a, b] = [row, other].map(|row| [acc[row][HALF * 2], acc[row][HALF * 2 + 1]]);
+            let [[t0, t1], [t2, t3]] = [halves(a[0], b[0]), halves(a[1], b[1])];
+            tiles[row] = [t0, t1, t2, t3];
+        }
+        for step in (0..steps).step_by(2) {
+            let w = Neon::load_bytes(w.add((step + HALF) * BYTES));
+            for row in (0..R).step_by(2) {
+                let other = (row + 1).min(R - 1);
+                let [a, b] = [x[row], x[other]].map(|x| vld1_u8(x.add(step * 4)));
+                let (tile, two) = (tiles[row], vcombine_u8(a, b));
+                tiles[row] = each!(tile, w => dot_matrices(tile, w, two));
+            }
+        }
+        for row in (0..R).step_by(2) {
+            let [t0, t1, t2, t3] = tiles[row];
+            let [a, b] = [halves(t0, t1), halves(t2, t3)];
+            for (i, row) in (row..R.min(row + 2)).enumerate() {
+                acc[row][HALF * 2] = a[i];
+                acc[row][HALF * 2 + 1] = b[i];
+            }
+        }
+    }
+    acc
+}
+
+/// The first halves of both, and the second ones.
+#[inline(always)]
+unsafe fn halves(a: uint8x16_t, b: uint8x16_t) -> [uint8x16_t; 2] {
+    // SAFETY: NEON is there.
+    unsafe {
+        let (a, b) = (vreinterpretq_u64_u8(a), vreinterpretq_u64_u8(b));
+        [vzip1q_u64(a, b), vzip2q_u64(a, b)].map(|v| vreinterpretq_u8_u64(v))
+    }
+}
+
+/// `[2, 2]` sums of `[2, 8]` rows by `[2, 8]` columns; by the instruction's name, as `vmmlaq_s32` is not in stable Rust.
+#[inline(always)]
+unsafe fn dot_matrices(mut acc: uint8x16_t, w: uint8x16_t, x: uint8x16_t) -> uint8x16_t {
+    // SAFETY: products of matrices of bytes are the caller's promise.
+    unsafe {
+        asm!(
+            "smmla {acc:v}.4s, {x:v}.16b, {w:v}.16b",
+            acc = inout(vreg) acc,
+            x = in(vreg) x,
+            w = in(vreg) w,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    acc
 }
 
 /// Pairs of products are added in 16 bits: 2 * 127 * 128 fits.

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::Cpu;
 use super::rows::Parts;
-use crate::bytes::Bytes;
+use crate::bytes::{BYTES, Bytes};
 use crate::card_peak;
 use crate::simd::{Isa, LANES, Simd};
 use crate::tape::ended;
@@ -127,8 +127,31 @@ unsafe fn byte_chains<S: Bytes>() -> usize {
     // SAFETY: the instruction set is the caller's promise.
     unsafe {
         // Of as many registers as the tiles of products have.
-        if S::TILE_VECTORS > 1 { byte_chain::<S, 24>() } else { byte_chain::<S, 4>() }
+        match S::TILE_VECTORS {
+            _ if const { S::MATRICES } => matrices::<S>(),
+            1 => byte_chain::<S, 4>(),
+            _ => byte_chain::<S, 24>(),
+        }
     }
+}
+
+/// Four rows by a group of weights.
+#[inline(always)]
+unsafe fn matrices<S: Bytes>() -> usize {
+    const STEPS: usize = 8;
+    let (w, x) = ([5u8; STEPS * BYTES], [3u8; STEPS * 4]);
+    // SAFETY: as above; there are as many vectors and words as steps.
+    unsafe {
+        let mut acc = [S::splat_byte(0); 4];
+        for _ in 0..ROUNDS / STEPS {
+            let (w, x) = (black_box(&w).as_ptr(), black_box(&x).as_ptr());
+            acc = S::dots(acc, w, [x; 4], STEPS);
+        }
+        for c in acc {
+            black_box(S::sum(S::words_to_f32(c)));
+        }
+    }
+    4 * (ROUNDS / STEPS * STEPS)
 }
 
 /// Each chain has a left operand of its own, read anew each round: of products that are more than one

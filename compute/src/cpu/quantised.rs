@@ -356,11 +356,23 @@ impl Tile<'_> {
                 *dots = [start::<S, BITS, LEAST>(less); V];
             }
             let steps = GROUP / 4 / N;
+            if const { S::MATRICES } {
+                let (mut acc, mut x) = ([S::splat_byte(0); R], [std::ptr::null(); R]);
+                for r in 0..R {
+                    acc[r] = dots[r][0];
+                    x[r] = self.codes.add(r * layout.codes() + group * GROUP + i * steps * 4);
+                }
+                let w = self.parts[0].codes.add((g * (GROUP / 4) + i * steps) * BYTES);
+                for (dots, dot) in dots.iter_mut().zip(S::dots(acc, w, x, steps)) {
+                    dots[0] = dot;
+                }
+            }
             let mut pairs = [[S::splat_byte(0); V]; R];
-            for s in i * steps..(i + 1) * steps {
+            let each = if const { S::MATRICES } { 0 } else { steps };
+            for s in i * steps..i * steps + each {
                 let mut w = [S::splat_byte(0); V];
                 for (w, part) in w.iter_mut().zip(self.parts) {
-                    *w = S::load_bytes(part.codes.add((g * (GROUP / 4) + s) * BYTES));
+                    *w = part.step::<S>(g, s);
                 }
                 for (r, (dots, pairs)) in dots.iter_mut().zip(&mut pairs).enumerate() {
                     let x = self.codes.add(r * layout.codes() + group * GROUP + s * 4);
@@ -445,7 +457,7 @@ impl Tile<'_> {
                     for s in i * steps..(i + 1) * steps {
                         let x = S::splat_word(codes.add(d * GROUP + s * 4));
                         for (dots, part) in dots.iter_mut().zip(self.parts) {
-                            let w = S::load_bytes(part.codes.add((g * (GROUP / 4) + s) * BYTES));
+                            let w = part.step::<S>(g, s);
                             dots[s % 2] = S::dot(dots[s % 2], w, x);
                         }
                     }

@@ -1,20 +1,21 @@
 //! NEON, which every AArch64 CPU has: a vector is four quarters.
 //!
 //! There is no level with BF16's own products: BFDOT rounds in its own way and BFMLAL gives the bits
-//! of two multiply-adds in no less time. Nor one with those of matrices (I8MM), which want weights
-//! in another order.
+//! of two multiply-adds in no less time.
 
 use super::{LANES, Simd};
 use std::arch::aarch64::*;
 
-/// NEON, and with `DOT` dot products of bytes, for [`Bytes`](crate::bytes::Bytes).
+/// NEON, and for [`Bytes`](crate::bytes::Bytes) dot products and products of matrices.
 #[derive(Clone, Copy)]
-pub struct Arm<const DOT: bool>;
+pub struct Arm<const DOT: bool, const MATRICES: bool>;
 
 /// NEON.
-pub type Neon = Arm<false>;
+pub type Neon = Arm<false, false>;
 /// NEON with dot products of bytes.
-pub type NeonDot = Arm<true>;
+pub type NeonDot = Arm<true, false>;
+/// And with products of matrices of bytes.
+pub type NeonI8mm = Arm<true, true>;
 
 /// All quarters; no closure, which would be compiled without the instruction set.
 macro_rules! each {
@@ -28,7 +29,7 @@ macro_rules! each {
 pub(crate) use each;
 
 // SAFETY: of the impl and of every block in it: NEON is there on AArch64, and pointers are the caller's promise.
-unsafe impl<const DOT: bool> Simd for Arm<DOT> {
+unsafe impl<const DOT: bool, const MATRICES: bool> Simd for Arm<DOT, MATRICES> {
     type F = [float32x4_t; 4];
     type Mask = [uint32x4_t; 4];
     // 24 of 32 registers.

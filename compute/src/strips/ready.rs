@@ -108,12 +108,32 @@ pub(crate) unsafe fn start<S: Bytes, const BITS: u32, const LEAST: bool>(less: *
     }
 }
 
-/// Groups of a strip made ready for products with many rows: codes, `[groups][8][64 bytes]`, and
-/// for each scale of a group 16 scales and 16 least values.
+/// Groups of a strip made ready for products with many rows: codes, `[groups][8][64 bytes]`, two steps interleaved
+/// where there are products of matrices, and for each scale of a group 16 scales and 16 least values.
 pub(crate) struct Ready {
     pub(crate) codes: *mut u8,
     pub(crate) scales: *mut f32,
     pub(crate) leasts: *mut f32,
+}
+
+impl Ready {
+    /// Codes of step `s` of group `g`.
+    ///
+    /// # Safety
+    /// It has been put; as for [`Bytes`].
+    #[inline(always)]
+    pub(crate) unsafe fn step<S: Bytes>(&self, g: usize, s: usize) -> S::B {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let at = |s: usize| self.codes.add((g * STEPS + s) * BYTES);
+            if const { S::MATRICES } {
+                let first = at(s / 2 * 2);
+                S::apart(S::load_bytes(first), S::load_bytes(first.add(BYTES)))[s % 2]
+            } else {
+                S::load_bytes(at(s))
+            }
+        }
+    }
 }
 
 impl<S: Bytes> Sink<S> for Ready {
@@ -127,8 +147,11 @@ impl<S: Bytes> Sink<S> for Ready {
     ) {
         // SAFETY: the caller's promise.
         unsafe {
-            for (s, codes) in codes.into_iter().enumerate() {
-                S::store_bytes(self.codes.add((g * STEPS + s) * BYTES), codes);
+            for (s, two) in codes.as_chunks::<2>().0.iter().enumerate() {
+                let two = if const { S::MATRICES } { S::interleave(two[0], two[1]) } else { *two };
+                let to = self.codes.add((g * STEPS + s * 2) * BYTES);
+                S::store_bytes(to, two[0]);
+                S::store_bytes(to.add(BYTES), two[1]);
             }
             for (i, scale) in scales.into_iter().enumerate() {
                 S::store(self.scales.add((g * N + i) * LANES), scale);
