@@ -100,16 +100,16 @@ def anthropic(url):
     # What its signatures no longer have.
     drawn = {"temperature": 0.7, "seed": 7}
     ask = dict(model="m", messages=COLOURS, max_tokens=6, extra_body=drawn)
-    whole = client.messages.create(**ask, system="Be short.")
+    whole = client.messages.create(**ask, system="Tell long stories.")
     first = whole.content[0].text
     assert first and whole.stop_reason == "max_tokens" and whole.usage.output_tokens == 6
-    with client.messages.stream(**ask, system=[{"type": "text", "text": "Be short."}]) as stream:
+    with client.messages.stream(**ask, system=[{"type": "text", "text": "Tell long stories."}]) as stream:
         assert "".join(stream.text_stream) == first
         assert stream.get_final_message().content[0].text == first
-    counted = client.messages.count_tokens(model="m", messages=COLOURS, system="Be short.").input_tokens
+    counted = client.messages.count_tokens(model="m", messages=COLOURS, system="Tell long stories.").input_tokens
     assert counted == whole.usage.input_tokens + whole.usage.cache_read_input_tokens
     stop = first.split()[1]
-    stopped = client.messages.create(**ask, system="Be short.", stop_sequences=[stop])
+    stopped = client.messages.create(**ask, system="Tell long stories.", stop_sequences=[stop])
     assert stopped.stop_sequence == stop and stop not in stopped.content[0].text
     call = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {"city": "Rome"}}
     result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "Sunny."}
