@@ -10,7 +10,7 @@ use crate::simd::{Arm, Neon, each};
 unsafe impl<const DOT: bool, const MATRICES: bool> Bytes for Arm<DOT, MATRICES> {
     type B = [uint8x16_t; 4];
     const MATRICES: bool = MATRICES;
-    // 12 sums, 12 dot products and what they are made of fill 32 registers; of matrices 16, 8 and 6.
+    // 12 sums, 12 dot products and what they are made of fill 32 registers. Matrices have rows in twos.
     const BYTE_TILE: (usize, usize) = (if MATRICES { 4 } else { 3 }, 1);
 
     #[inline(always)]
